@@ -1,0 +1,43 @@
+"""What several test files share: tolerances, finite differences, parity data."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+DATA = pathlib.Path(__file__).parent / "data"
+
+
+def tolerance(dtype) -> float:
+    """The relative tolerance of a computation of a few steps in `dtype`."""
+    return {"float16": 5e-3, "bfloat16": 4e-2, "float32": 2e-5, "float64": 1e-9}[
+        jnp.dtype(dtype).name
+    ]
+
+
+def assert_close(actual, expected, rtol=None, atol=None):
+    """Asserts closeness at the tolerance of the actual dtype."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    tol = tolerance(actual.dtype) if rtol is None else rtol
+    np.testing.assert_allclose(
+        actual, expected, rtol=tol, atol=tol if atol is None else atol
+    )
+
+
+def check_gradient(function, *args, eps=1e-6, rtol=1e-6, atol=1e-8):
+    """Checks forward and reverse derivatives of a scalar function in float64.
+
+    Each argument is moved along one fixed random direction; central differences of the
+    value are compared with the Jacobian-vector product and with the gradient.
+    """
+    rng = np.random.default_rng(0)
+    args = tuple(jnp.asarray(a, dtype="float64") for a in args)
+    tangents = tuple(jnp.asarray(rng.normal(size=a.shape)) for a in args)
+    shift = lambda s: [a + s * t for a, t in zip(args, tangents, strict=True)]
+    numeric = (function(*shift(eps)) - function(*shift(-eps))) / (2 * eps)
+    _, forward = jax.jvp(function, args, tangents)
+    grads = jax.grad(function, argnums=tuple(range(len(args))))(*args)
+    reverse = sum(jnp.vdot(g, t) for g, t in zip(grads, tangents, strict=True))
+    np.testing.assert_allclose(forward, numeric, rtol=rtol, atol=atol)
+    np.testing.assert_allclose(reverse, forward, rtol=1e-9, atol=1e-10)

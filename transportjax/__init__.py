@@ -1,0 +1,3 @@
+"""Differentiable transport of distributions in JAX."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,62 @@
+"""Lets functions run on meshes whose axes are explicit, where JAX refuses to sort.
+
+On a mesh with explicit axes (what `jax.make_mesh` gives by default) `sort`, `cumsum`,
+`searchsorted` and thirty more operations raise. A guarded function hands its arguments
+to the compiler's own propagation (`jax.sharding.auto_axes`) there, and is called as it
+is everywhere else.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec, auto_axes
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _explicit_mesh(args: Any) -> Any:
+    """The mesh with explicit axes that some array in `args` lives on, or None."""
+    for leaf in jax.tree.leaves(args):
+        if not isinstance(leaf, jax.Array):
+            continue
+        sharding = getattr(jax.typeof(leaf), "sharding", None)
+        if sharding is None or sharding.mesh.empty:
+            continue
+        if any(s is not None for s in sharding.spec) and not (
+            sharding.mesh.are_all_axes_auto or sharding.mesh.are_all_axes_manual
+        ):
+            return sharding.mesh
+    return None
+
+
+def explicit_mesh_guard(function: F) -> F:
+    """`function`, made to work with arrays on explicit axes; its output is replicated.
+
+    Array arguments may be positional or keywords; everything else passes through.
+    """
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        mesh = _explicit_mesh((args, kwargs))
+        if mesh is None:
+            return function(*args, **kwargs)
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        is_array = [isinstance(leaf, jax.Array) for leaf in leaves]
+
+        def call(*arrays: Any) -> Any:
+            supply = iter(arrays)
+            merged = [
+                next(supply) if array else leaf
+                for leaf, array in zip(leaves, is_array, strict=True)
+            ]
+            inner_args, inner_kwargs = jax.tree.unflatten(tree, merged)
+            return function(*inner_args, **inner_kwargs)
+
+        arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
+        replicated = NamedSharding(mesh, PartitionSpec())
+        run = auto_axes(call, axes=mesh.axis_names, out_sharding=replicated)
+        return run(*arrays)
+
+    return guarded  # pyright: ignore[reportReturnType]
