@@ -1,0 +1,29 @@
+"""Transport on the line: sorting, quantiles, transfer, Wasserstein distances."""
+
+from .binning import binned_atoms as binned_atoms
+from .histograms import (
+    histogram as histogram,
+    histogram_distribution as histogram_distribution,
+    histogram_quantile as histogram_quantile,
+)
+from .quantiles import distribution as distribution, quantile as quantile
+from .selection import order_statistics as order_statistics
+from .soft import soft_transfer as soft_transfer
+from .sorting import (
+    argsort as argsort,
+    ranks as ranks,
+    sort as sort,
+    sort_with_permutation as sort_with_permutation,
+)
+from .transfer import (
+    frcs_marginal_transfer as frcs_marginal_transfer,
+    histogram_transfer as histogram_transfer,
+    quantile_transfer as quantile_transfer,
+    transfer_knots as transfer_knots,
+)
+from .wasserstein import (
+    Plan1D as Plan1D,
+    plan_1d as plan_1d,
+    potentials_1d as potentials_1d,
+    wasserstein_1d as wasserstein_1d,
+)
