@@ -1,0 +1,16 @@
+"""Maps of one event, as pytrees: bijections to fit, to train, to save, to apply."""
+
+from .affine import (
+    Affine as Affine,
+    gaussian_map as gaussian_map,
+    monge_kantorovich_linear as monge_kantorovich_linear,
+)
+from .bijection import AbstractBijection as AbstractBijection
+from .compose import Chain as Chain, Invert as Invert, Scan as Scan
+from .container import ModelFileError as ModelFileError, read_header as read_header
+from .grid import MonotoneGrid as MonotoneGrid
+from .grid import MonotoneGrid as MonotoneGrid
+from .io import load as load, save as save
+from .monotone import MonotoneLinear as MonotoneLinear
+from .sliced import SlicedMap as SlicedMap
+from .spline import RationalQuadraticSpline as RationalQuadraticSpline
