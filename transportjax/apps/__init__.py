@@ -1,0 +1,52 @@
+"""Pictures, video, shapes and samples: arrays or files in, arrays or files out."""
+
+from .colour import (
+    colour_transfer as colour_transfer,
+    fit_colour_map as fit_colour_map,
+    palette_distance as palette_distance,
+    restore_grain as restore_grain,
+)
+from .colour_map import (
+    ColourMap as ColourMap,
+    apply_colour_map as apply_colour_map,
+    export_cube as export_cube,
+    load_colour_map as load_colour_map,
+    save_colour_map as save_colour_map,
+)
+from .files import atomic_write as atomic_write
+from .images import (
+    Metadata as Metadata,
+    Picture as Picture,
+    PictureError as PictureError,
+    from_unit as from_unit,
+    read_picture as read_picture,
+    to_unit as to_unit,
+    write_picture as write_picture,
+)
+from .lut import (
+    Lut as Lut,
+    LutError as LutError,
+    apply_lut as apply_lut,
+    bake as bake,
+    read_cube as read_cube,
+    table_error as table_error,
+    write_cube as write_cube,
+)
+from .regrain import regrain as regrain
+from .spaces import (
+    SPACES as SPACES,
+    lab_to_srgb as lab_to_srgb,
+    lab_to_xyz as lab_to_xyz,
+    linear_to_oklab as linear_to_oklab,
+    linear_to_srgb as linear_to_srgb,
+    linear_to_xyz as linear_to_xyz,
+    oklab_to_linear as oklab_to_linear,
+    oklab_to_srgb as oklab_to_srgb,
+    srgb_to_lab as srgb_to_lab,
+    srgb_to_linear as srgb_to_linear,
+    srgb_to_oklab as srgb_to_oklab,
+    srgb_to_ycbcr as srgb_to_ycbcr,
+    xyz_to_lab as xyz_to_lab,
+    xyz_to_linear as xyz_to_linear,
+    ycbcr_to_srgb as ycbcr_to_srgb,
+)

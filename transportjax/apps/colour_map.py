@@ -1,0 +1,210 @@
+"""A fitted map of colours: applied to pictures, saved, exported."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from transportjax.maps import (
+    AbstractBijection,
+    ModelFileError,
+    load,
+    read_header,
+    save,
+)
+
+from .arrays import blend, join_alpha, soft_mask, split_alpha
+from .lut import Lut, apply_lut, bake, table_error, write_cube
+from .picture import from_unit, to_unit
+from .reduction import map_distinct, sample_colours
+from .spaces import SPACES
+
+COLOUR_SPACES = ("rgb", "linear", "lab", "oklab", "luma", "chroma")
+
+_CHUNK = 1 << 16
+_TABLE_NODES = 65
+
+
+class ColourMap(eqx.Module):
+    """A fitted colour transfer: encoded sRGB colours in, encoded sRGB colours out.
+
+    Attributes:
+        map: the transport, in the channels of `space` that move.
+        strength: share of the displacement that is applied.
+        space: "rgb", "linear", "lab", "oklab", "luma" (L of CIELAB), "chroma" (a and b
+            of CIELAB), or "grey" for pictures of one channel.
+    """
+
+    map: AbstractBijection
+    strength: Float[Array, ""]
+    space: str = eqx.field(static=True)
+
+    def __call__(self, colours: Float[Array, "n c"]) -> Float[Array, "n c"]:
+        """The colours (n, c) after the transfer; not clipped."""
+        moved = jax.vmap(self.map)(channels(colours, self.space))
+        moved = _with_channels(colours, moved, self.space)
+        return colours + self.strength * (moved - colours)
+
+
+def channels(colours: Float[Array, "n c"], space: str) -> Float[Array, "n k"]:
+    """The channels of `colours` that a transfer in `space` moves."""
+    if space in ("rgb", "grey"):
+        return colours
+    if space == "luma":
+        return SPACES["lab"][0](colours)[:, :1]
+    if space == "chroma":
+        return SPACES["lab"][0](colours)[:, 1:]
+    return SPACES[space][0](colours)
+
+
+def _with_channels(
+    colours: Float[Array, "n c"], moved: Float[Array, "n k"], space: str
+) -> Float[Array, "n c"]:
+    """`colours` with the channels of `channels` replaced by `moved`."""
+    if space in ("rgb", "grey"):
+        return moved
+    if space in ("luma", "chroma"):
+        lab = SPACES["lab"][0](colours)
+        parts = [moved, lab[:, 1:]] if space == "luma" else [lab[:, :1], moved]
+        return SPACES["lab"][1](jnp.concatenate(parts, axis=1))
+    return SPACES[space][1](moved)
+
+
+def apply_colour_map(
+    colour_map: ColourMap | Lut, pixels: Any, *, mask: Any = None
+) -> Any:
+    """A picture after the transfer: same size, dtype and range, alpha untouched.
+
+    An 8-bit picture is computed once for each of its distinct colours: exactly. A large
+    deeper one goes through a table of 65 nodes a side if the error of the table, as
+    measured on colours of the picture, stays below half an 8-bit step; else, and for
+    values outside of [0, 1], each pixel is computed. Integers are rounded to nearest
+    and clipped; floats are neither. NaN stays NaN.
+
+    Args:
+        colour_map: a fitted map, or a 3-D table.
+        pixels: picture, as for `fit_colour_map`.
+        mask: (h, w), the share of the change that each pixel takes, bool or in [0, 1].
+
+    Returns:
+        An array like `pixels`.
+
+    Raises:
+        ValueError: not a picture, a grey map on a colour picture or the reverse.
+    """
+    picture, alpha = split_alpha("pixels", pixels)
+    count = 3 if isinstance(colour_map, Lut) or colour_map.space != "grey" else 1
+    if picture.shape[-1] != count:
+        kinds = {1: "grey", 3: "colour"}
+        raise ValueError(
+            f"`pixels` must be a {kinds[count]} picture, as the map was fitted on "
+            f"one; got {picture.shape[-1]} channels."
+        )
+    if picture.dtype == np.uint8:
+        moved = map_distinct(
+            lambda colours: from_unit(
+                _evaluate(colour_map, to_unit(colours)), np.uint8
+            ),
+            picture,
+        )
+    else:
+        flat = to_unit(picture).reshape(-1, count)
+        moved = _evaluate_many(colour_map, flat).reshape(picture.shape)
+        moved = from_unit(moved, picture.dtype)
+    if mask is not None:
+        moved = blend(picture, moved, soft_mask("mask", mask, picture))
+    return join_alpha(moved, alpha, pixels)
+
+
+def _evaluate_many(colour_map: ColourMap | Lut, flat: np.ndarray) -> np.ndarray:
+    """By a table if that is much less work and accurate enough, else one by one."""
+    is_colour = isinstance(colour_map, ColourMap) and colour_map.space != "grey"
+    inside = flat.min() >= 0 and flat.max() <= 1  # not so if there is a NaN
+    if is_colour and inside and len(flat) > 4 * _TABLE_NODES**3:
+        table = bake(lambda colours: _evaluate(colour_map, colours), _TABLE_NODES)
+        probe = flat[:: max(1, len(flat) >> 14)]
+        error = table_error(
+            lambda colours: _evaluate(colour_map, colours), table, probe
+        )
+        if float(jnp.max(error)) <= 0.5 / 255:
+            return _evaluate(table, flat)
+    return _evaluate(colour_map, flat)
+
+
+def _evaluate(colour_map: ColourMap | Lut, colours: ArrayLike) -> np.ndarray:
+    """Any number of colours, in blocks of one compiled size."""
+    if isinstance(colour_map, Lut):
+        return np.asarray(apply_lut(colour_map, colours))
+    colours = np.asarray(colours)
+    out = np.empty(colours.shape, np.float32)
+    for start in range(0, len(colours), _CHUNK):
+        block = colours[start : start + _CHUNK].astype(np.float32, copy=False)
+        short = _CHUNK - len(block)
+        if short:
+            block = np.pad(block, ((0, short), (0, 0)))
+        moved = np.asarray(_evaluate_block(colour_map, block))
+        out[start : start + _CHUNK] = moved[: len(moved) - short]
+    return out
+
+
+@eqx.filter_jit
+def _evaluate_block(colour_map: ColourMap, block: ArrayLike) -> Float[Array, "n c"]:
+    return colour_map(jnp.asarray(block))
+
+
+def save_colour_map(path: Any, colour_map: ColourMap) -> None:
+    """Writes a fitted map to one file, to be used on other pictures."""
+    about = {
+        "kind": "colour",
+        "space": colour_map.space,
+        "strength": float(colour_map.strength),
+    }
+    save(path, colour_map.map, metadata=about)
+
+
+def load_colour_map(path: Any) -> ColourMap:
+    """Reads what `save_colour_map` wrote.
+
+    Raises:
+        ModelFileError: the file is damaged, or holds no map of colours.
+    """
+    about = read_header(path).get("metadata") or {}
+    if about.get("kind") != "colour" or about.get("space") not in (
+        *COLOUR_SPACES,
+        "grey",
+    ):
+        raise ModelFileError(f"{path}: a map, but not one of colours.")
+    strength = jnp.asarray(about["strength"], jnp.float32)
+    return ColourMap(load(path), strength, about["space"])
+
+
+def export_cube(
+    path: Any, colour_map: ColourMap, num_nodes: int, pixels: Any, *, title: str = ""
+) -> np.ndarray:
+    """Writes a colour map as a 3-D table (.cube), and says how far the table is off.
+
+    Args:
+        path: file to write.
+        colour_map: a fitted map of colour pictures.
+        num_nodes: nodes a side, 33 or 65 for most programs.
+        pixels: a picture, on whose colours the error is measured.
+        title: a line for the file.
+
+    Returns:
+        For a sample of the colours, the largest error of a channel, in 8-bit steps.
+
+    Raises:
+        ValueError: the map is one of grey pictures.
+    """
+    picture, _ = split_alpha("pixels", pixels)
+    if colour_map.space == "grey" or picture.shape[-1] != 3:
+        raise ValueError("a .cube table is for colour pictures; this map is of grey.")
+    table = bake(lambda colours: _evaluate(colour_map, colours), num_nodes)
+    write_cube(path, table, title=title)
+    probe = to_unit(sample_colours(picture, 1 << 14))
+    error = table_error(lambda colours: _evaluate(colour_map, colours), table, probe)
+    return np.asarray(error) * 255

@@ -1,0 +1,70 @@
+"""Figures of what a transfer did."""
+
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .picture import to_unit
+
+_LARGEST = 900  # pixels a side of a picture in a figure
+_COLOURS = ("#c8372d", "#3f8f3a", "#3566b8")
+
+
+def comparison_figure(
+    out: str | BinaryIO, source: np.ndarray, palette: np.ndarray, result: np.ndarray
+) -> None:
+    """A figure of a colour transfer: three pictures above their histograms.
+
+    Args:
+        out: name of a file, or a binary file to write PNG to.
+        source: picture (h, w, c), c = 1 or 3.
+        palette: picture.
+        result: picture of the size of the source.
+    """
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(12, 5.2), layout="constrained")
+    axes = figure.subplots(2, 3, height_ratios=(2.6, 1))
+    titles = ("source", "palette", "result")
+    tops = []
+    for column, pixels in enumerate((source, palette, result)):
+        picture, plot = axes[0, column], axes[1, column]
+        shown = _shown(pixels)
+        picture.imshow(shown[..., 0] if shown.shape[-1] == 1 else shown, **_grey(shown))
+        picture.set_title(titles[column])
+        picture.set_axis_off()
+        tops.append(_histograms(plot, shown))
+        plot.set_xlim(0, 255)
+        plot.set_xlabel("grey level")
+        plot.set_yticks([])
+        plot.spines[["top", "left", "right"]].set_visible(False)
+    for plot in axes[1]:
+        plot.set_ylim(0, max(tops))
+    figure.savefig(out, dpi=110, format="png")
+
+
+def _shown(pixels: np.ndarray) -> np.ndarray:
+    """A picture thinned to the size of a figure, in [0, 1]; NaN is black."""
+    step = max(1, -(-max(pixels.shape[:2]) // _LARGEST))
+    thin = to_unit(pixels[::step, ::step])
+    return np.clip(np.nan_to_num(thin), 0, 1)
+
+
+def _grey(shown: np.ndarray) -> dict[str, Any]:
+    if shown.shape[-1] == 1:
+        return {"cmap": "gray", "vmin": 0, "vmax": 1}
+    return {}
+
+
+def _histograms(plot: Any, shown: np.ndarray) -> float:
+    """One curve a channel; returns a height that shows all but lone spikes."""
+    channels = shown.shape[-1]
+    heights = []
+    for channel in range(channels):
+        colour = "#555555" if channels == 1 else _COLOURS[channel]
+        share, edges = np.histogram(shown[..., channel], bins=64, range=(0, 1))
+        share = share / share.sum()
+        plot.stairs(share, edges * 255, color=colour, fill=True, alpha=0.25)
+        plot.stairs(share, edges * 255, color=colour, linewidth=1.2)
+        heights.append(share)
+    return 1.1 * float(np.quantile(np.concatenate(heights), 0.98)) + 1e-3
