@@ -1,0 +1,224 @@
+"""Runs rivals in turn on the same arrays, and writes down what they took."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+import transportjax
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+_PEERS = ("jax", "jaxlib", "numpy", "scipy", "torch", "POT", "ott-jax", "color-matcher")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rival:
+    """One way to do the work of a case.
+
+    Args:
+        function: called with the arguments of the case, or with what `prepare` made of
+            them, once, untimed.
+        jit: whether it is a JAX function, to be compiled.
+        prepare: converts the arguments, for a peer with arrays of its own.
+    """
+
+    function: Callable[..., Any]
+    jit: bool = True
+    prepare: Callable[..., tuple] = lambda *arguments: arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """The same work for several rivals; the first one is ours.
+
+    Args:
+        name: what is done, and on what size.
+        arguments: arrays.
+        rivals: by name.
+        outcome: picks, from a rival's output, what must be equal for all of them.
+        rtol: how equal, in relation to the greatest entry.
+    """
+
+    name: str
+    arguments: tuple
+    rivals: dict[str, Rival]
+    outcome: Callable[[Any], Any] = lambda output: jax.tree.leaves(output)[0]
+    rtol: float = 1e-4
+
+
+def run_case(case: Case, rounds: int) -> list[dict]:
+    """One record for each rival of `case`."""
+    ready = {name: _prepare(rival, case) for name, rival in case.rivals.items()}
+    _check_agreement(case, ready)
+    wall: dict[str, list[float]] = {name: [] for name in ready}
+    cpu: dict[str, list[float]] = {name: [] for name in ready}
+    for _ in range(rounds):
+        for name, (function, arguments, _) in ready.items():
+            cpu_start, start = time.process_time(), time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - cpu_start)
+    ours = next(iter(ready))
+    return [
+        {
+            "case": case.name,
+            "rival": name,
+            "shapes": [list(np.shape(a)) for a in case.arguments],
+            "rounds": rounds,
+            **ready[name][2],
+            "median_s": statistics.median(wall[name]),
+            "min_s": min(wall[name]),
+            "cpu_s": statistics.median(cpu[name]),
+            "ratio": statistics.median(wall[name]) / statistics.median(wall[ours]),
+            "cpu_ratio": statistics.median(cpu[name]) / statistics.median(cpu[ours]),
+        }
+        for name in ready
+    ]
+
+
+def _prepare(rival: Rival, case: Case) -> tuple[Callable, tuple, dict]:
+    """What to call, with what, and what its compilation took."""
+    arguments = rival.prepare(*case.arguments)
+    if not rival.jit:
+        return rival.function, arguments, {"compile_s": None, "memory_bytes": None}
+    arguments = jax.block_until_ready(jax.device_put(arguments))
+    start = time.perf_counter()
+    compiled = jax.jit(rival.function).lower(*arguments).compile()
+    facts = {"compile_s": time.perf_counter() - start, "memory_bytes": None}
+    memory = compiled.memory_analysis()
+    if memory is not None:
+        facts["memory_bytes"] = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+        )
+    return compiled, arguments, facts
+
+
+def _check_agreement(case: Case, ready: dict) -> None:
+    """Runs every rival once, untimed, and compares the outcomes."""
+    expected = None
+    for name, (function, arguments, _) in ready.items():
+        found = np.asarray(case.outcome(jax.block_until_ready(function(*arguments))))
+        found = found.astype(np.float64)
+        if expected is None:
+            expected = found
+        size = np.max(np.abs(expected), initial=0)
+        np.testing.assert_allclose(
+            found,
+            expected,
+            rtol=case.rtol,
+            atol=case.rtol * size,
+            err_msg=f"{case.name}: {name} does other work than ours",
+        )
+
+
+def environment(dtype: str) -> dict:
+    """Where and with what a benchmark ran."""
+    versions = {"transportjax": transportjax.__version__}
+    for name in _PEERS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    return {
+        "device": device.device_kind,
+        "platform": device.platform,
+        "num_devices": jax.device_count(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": versions,
+        "dtype": dtype,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _processor() -> str:
+    info = pathlib.Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    found = re.search(r"model name\s*: (.*)", text)
+    return found.group(1) if found else platform.processor()
+
+
+def run(topic: str, cases: Iterable[Case], *, rounds: int, dtype: str) -> dict:
+    """Runs all cases, prints a table while doing so, and returns the report."""
+    report = {"topic": topic, "environment": environment(dtype), "results": []}
+    print(
+        _row("case", "rival", "compile", "median", "min", "CPU", "ratio", "CPU ratio")
+    )
+    for case in cases:
+        for record in run_case(case, rounds):
+            report["results"].append(record)
+            compile_s = record["compile_s"]
+            print(
+                _row(
+                    record["case"],
+                    record["rival"],
+                    "" if compile_s is None else f"{compile_s:.2f} s",
+                    *(
+                        f"{1e3 * record[k]:.2f} ms"
+                        for k in ("median_s", "min_s", "cpu_s")
+                    ),
+                    *(f"{record[k]:.2f}" for k in ("ratio", "cpu_ratio")),
+                ),
+                flush=True,
+            )
+    return report
+
+
+def _row(case: str, rival: str, *numbers: str) -> str:
+    return f"{case:34} {rival:22}" + "".join(f"{number:>12}" for number in numbers)
+
+
+def write(report: dict, path: pathlib.Path | None) -> pathlib.Path:
+    """Writes the report as JSON, and a plot beside it."""
+    if path is None:
+        device = re.sub(r"[^a-z0-9]+", "-", report["environment"]["device"].lower())
+        path = RESULTS / f"{report['topic']}-{device.strip('-')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    _plot(report, path.with_suffix(".png"))
+    return path
+
+
+def _plot(report: dict, path: pathlib.Path) -> None:
+    """How many times our time each rival takes, on a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    results = report["results"]
+    key = "cpu_ratio" if report["environment"]["platform"] == "cpu" else "ratio"
+    cases = list(dict.fromkeys(record["case"] for record in results))
+    rivals = list(dict.fromkeys(record["rival"] for record in results))
+    figure, axes = plt.subplots(
+        figsize=(8, 1 + 0.25 * len(results)), layout="constrained"
+    )
+    height = 0.8 / len(rivals)
+    for place, rival in enumerate(rivals):
+        mine = [record for record in results if record["rival"] == rival]
+        rows = [cases.index(record["case"]) + place * height for record in mine]
+        axes.barh(rows, [record[key] for record in mine], height * 0.9, label=rival)
+    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(cases))], cases)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.axvline(1, color="black", linewidth=0.8)
+    device = report["environment"]["device"]
+    axes.set_xlabel(f"time / our time ({device}, {report['environment']['dtype']})")
+    axes.legend(loc="best", fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
