@@ -158,7 +158,7 @@ def test_first_of_several_frames(tmp_path, ending):
 
 def test_the_limit_may_be_larger_than_pillows(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    for name in ("PNG", "JPEG", "TIFF", "GIF", "WEBP"):
+    for name in ("PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP", "PPM", "AVIF"):
         (tmp_path / name).write_bytes(encoded(name))
         assert read_picture(tmp_path / name).pixels.shape == (40, 50, 3)
     assert Image.MAX_IMAGE_PIXELS == 100  # and it is put back

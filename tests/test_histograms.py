@@ -162,9 +162,11 @@ def test_derivatives(x64):
     rng = np.random.default_rng(5)
     masses, q, t = rng.random(8) + 0.1, rng.random(5), rng.normal(size=5)
 
+    @jax.jit
     def through_quantile(masses, q, low, high):
         return jnp.sum(jnp.sin(histogram_quantile(masses, q, low=low, high=high)))
 
+    @jax.jit
     def through_distribution(masses, t, low, high):
         return jnp.sum(jnp.sin(histogram_distribution(masses, t, low=low, high=high)))
 
@@ -172,6 +174,7 @@ def test_derivatives(x64):
     check_gradient(through_distribution, masses, t, -3.1, 3.3)
     x = rng.normal(size=20)
 
+    @jax.jit
     def of_weights(w):
         return jnp.sum(jnp.sin(histogram(x, weights=w, **RANGE, num_bins=4)))
 
@@ -237,14 +240,14 @@ def test_errors(user_errors):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (np.array([1, -1]), "must be >= 0"),
-        (np.array([0, 0]), "must not be all zero"),
-        (np.array([0.0, 0.0]), "must not be all zero"),
-        (np.array([2**30, 2**30], np.int32), "total that fits in int32"),
-        (np.array([], np.int32), "at least one bin"),
-        (np.array([1.0, np.nan]), "must be finite; got NaN"),
+        (np.array([1, -1]), "be >= 0"),
+        (np.array([0, 0]), "not be all zero"),
+        (np.array([0.0, 0.0]), "not be all zero"),
+        (np.array([2**30, 2**30], np.int32), "have a total that fits in int32"),
+        (np.array([], np.int32), "hold at least one bin"),
+        (np.array([1.0, np.nan]), "be finite; got NaN"),
     ],
 )
 def test_errors_of_counts(user_errors, counts, message):
-    with pytest.raises(ValueError, match=f"`counts` {message}|`counts` must {message}"):
+    with pytest.raises(ValueError, match=f"`counts` must {message}"):
         histogram_quantile(counts, 0.5, low=0.0, high=1.0)

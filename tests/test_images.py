@@ -175,6 +175,14 @@ def test_what_a_format_cannot_hold_is_said(tmp_path):
     huge = full_metadata(exif=exif_block(extra={270: exif.Tag(2, 70000, b"x" * 70000)}))
     notes = write_picture(tmp_path / "a.jpg", Picture(smooth(8, 8), meta=huge))
     assert notes == ("too large for JPEG: the EXIF block",)
+    for dpi in ((1e6, 300.0), (300.0, 1e-9), (np.nan, 72.0)):
+        for ending in (".jpg", ".png", ".tif", ".webp", ".bmp"):
+            picture = Picture(smooth(8, 8), meta=Metadata(dpi=dpi))
+            notes = write_picture(tmp_path / f"d{ending}", picture, overwrite=True)
+            name = {".jpg": "JPEG", ".tif": "TIFF"}.get(ending, ending[1:].upper())
+            assert notes == (f"{name} cannot hold the resolution",)
+            if ending != ".bmp":  # a BMP always says something
+                assert read_picture(tmp_path / f"d{ending}").meta.dpi is None
     wrong = Metadata(icc_profile=GREY_PROFILE)
     notes = write_picture(tmp_path / "b.png", Picture(smooth(8, 8), meta=wrong))
     assert notes == ("the colour profile is not one for such pixels: it was dropped",)

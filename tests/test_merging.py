@@ -115,11 +115,13 @@ def test_bad_weights_give_nan(bad):
 
 def test_derivative_of_the_mass(x64):
     rng = np.random.default_rng(1)
-    a, b, c = (
-        rng.uniform(0.5, 2, (2, 5)),
-        rng.uniform(0.5, 2, (2, 3)),
-        rng.normal(size=(2, 7)),
-    )
-    value = lambda a, b: jnp.sum(c * weighted_levels(a, b).mass ** 2)  # noqa: E731
-    check_gradient(value, a, b)
-    check_gradient(lambda a, b: jnp.sum(jax.grad(value)(a, b) ** 2), a, b, rtol=1e-5)
+    a, b = rng.uniform(0.5, 2, (2, 5)), rng.uniform(0.5, 2, (2, 3))
+    c = rng.normal(size=(2, 7))
+
+    def value(a, b):
+        return jnp.sum(c * weighted_levels(a, b).mass ** 2)
+
+    def both(a, b):  # and its second derivatives
+        return value(a, b) + jnp.sum(jax.grad(value, argnums=1)(a, b) ** 2)
+
+    check_gradient(jax.jit(both), a, b, rtol=1e-5)

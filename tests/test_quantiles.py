@@ -252,8 +252,9 @@ def test_derivatives_of_the_quantile(x64):
     rng = np.random.default_rng(3)
     x, w = rng.normal(size=(2, 12)), rng.random((2, 12)) + 0.1
     q = np.array([0.013, 0.21, 0.48, 0.81])
-    check_gradient(lambda x, q: jnp.sum(jnp.sin(quantile(x, q))), x, q)
+    check_gradient(jax.jit(lambda x, q: jnp.sum(jnp.sin(quantile(x, q)))), x, q)
 
+    @jax.jit
     def weighted(x, q, w):
         return jnp.sum(jnp.sin(quantile(x, q, weights=w)))
 
@@ -264,8 +265,9 @@ def test_derivatives_of_the_quantile(x64):
 def test_derivatives_of_the_distribution(x64):
     rng = np.random.default_rng(4)
     x, w, t = rng.normal(size=(2, 12)), rng.random((2, 12)) + 0.1, rng.normal(size=5)
-    check_gradient(lambda x, t: jnp.sum(jnp.sin(distribution(x, t))), x, t)
+    check_gradient(jax.jit(lambda x, t: jnp.sum(jnp.sin(distribution(x, t)))), x, t)
 
+    @jax.jit
     def weighted(x, t, w):
         return jnp.sum(jnp.sin(distribution(x, t, weights=w)))
 

@@ -19,6 +19,8 @@ from transportjax.apps.regrain import (
 REFERENCE = pathlib.Path(__file__).parents[2] / "shared/reference/transfer"
 SHAPE = (43, 46, 2)  # two levels, one side odd
 SWEEPS = (4, 16, 32, 64, 64, 64)
+solve = jax.jit(_solve, static_argnums=(4, 5))
+halve, double = jax.jit(_halve), jax.jit(_double, static_argnums=1)
 
 
 def pictures(shape, seed=0):
@@ -59,14 +61,14 @@ def slow_regrain(original, graded, smoothness=1.0, num_sweeps=SWEEPS):
             x[np.maximum(rows - 1, 0)],
         ]
 
-    def solve(start, original, graded, level):
+    def level_of(start, original, graded, level):
         h, w = (-(-n // 2) for n in original.shape[:2])
         if level + 1 < len(num_sweeps) and h > 20 and w > 20:
             small = [
                 slow_resize(slow_resize(x, h, 0), w, 1)
                 for x in (start, original, graded)
             ]
-            coarse = solve(*small, level + 1)
+            coarse = level_of(*small, level + 1)
             size = original.shape
             start = slow_resize(slow_resize(coarse, size[0], 0), size[1], 1)
         right, below, left, above = shifted(original)
@@ -84,7 +86,7 @@ def slow_regrain(original, graded, smoothness=1.0, num_sweeps=SWEEPS):
             result = 0.8 * total + 0.2 * result
         return result
 
-    return solve(original, original, graded, 0)
+    return level_of(original, original, graded, 0)
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +115,9 @@ def test_the_reference_program_on_one_level_in_colour(data, x64):
         for name in ("original", "graded", "regrained")
     )
     one = jnp.ones(())
-    result = _solve(original, original, graded - original, one, 0.25, 32)
+    result = solve(original, original, graded - original, one, 0.25, 32)
     assert_close(result, expected, rtol=0, atol=1e-13)
-    start = jnp.moveaxis(_double(expected, (3, 61, 81)), 0, -1)
+    start = jnp.moveaxis(double(expected, (3, 61, 81)), 0, -1)
     assert_close(start[::3, ::3], data["half_start"], rtol=0, atol=1e-13)
 
 
@@ -149,15 +151,15 @@ def test_every_level_of_the_reference_program(x64):
     for level in range(3):
         original, graded = planes(f"l{level}_I0"), planes(f"l{level}_IR")
         start = planes(f"l{level}_init")
-        result = _solve(
+        result = solve(
             start, original, graded - original, one, 2.0**-level, SWEEPS[level]
         )
         assert_close(result, planes(f"l{level}_out"), rtol=0, atol=1e-13)
         if level < 2:
             below = f"l{level + 1}"
-            assert_close(_halve(original), planes(f"{below}_I0"), rtol=0, atol=1e-14)
-            assert_close(_halve(graded), planes(f"{below}_IR"), rtol=0, atol=1e-14)
-            up = _double(planes(f"{below}_out"), original.shape)
+            assert_close(halve(original), planes(f"{below}_I0"), rtol=0, atol=1e-14)
+            assert_close(halve(graded), planes(f"{below}_IR"), rtol=0, atol=1e-14)
+            up = double(planes(f"{below}_out"), original.shape)
             assert_close(up, start, rtol=0, atol=1e-14)
 
 
@@ -182,12 +184,11 @@ def test_resize(x64):
     for shape in ((1, 41, 42), (1, 43, 44)):
         x = np.random.default_rng(0).normal(size=shape)
         size = tuple(-(-n // 2) for n in shape[1:])
-        half = jax.jit(_halve)(jnp.asarray(x))
+        half = halve(jnp.asarray(x))
         expected = slow_resize(slow_resize(x, size[0], 1), size[1], 2)
         assert_close(half, expected, rtol=0, atol=1e-14)
         back = slow_resize(slow_resize(expected, shape[1], 1), shape[2], 2)
-        double = jax.jit(_double, static_argnums=1)(half, shape)
-        assert_close(double, back, rtol=0, atol=1e-14)
+        assert_close(double(half, shape), back, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("size", range(5, 12))

@@ -56,6 +56,21 @@ def test_every_bit_pattern_of_float32_is_ordered_like_numpy(bits):
     np.testing.assert_array_equal(sort(x), np.sort(x))
 
 
+@hypothesis.given(
+    hnp.arrays(np.uint32, 23, elements=st.sampled_from([0, 1, 2**31, 2**32 - 1])),
+    hnp.arrays(np.uint32, 23, elements=st.sampled_from([0, 1, 2**30, 3 * 2**30])),
+)
+@hypothesis.settings(deadline=None, max_examples=200, derandomize=True)
+def test_both_halves_of_float64_are_ordered_like_numpy(lower, upper):
+    bits = (upper.astype(np.uint64) << np.uint64(32)) | lower
+    with jax.enable_x64(True):
+        x = bits.view(np.float64)
+        values, permutation = sort_with_permutation(x)
+        np.testing.assert_array_equal(permutation, np.argsort(x, kind="stable"))
+        np.testing.assert_array_equal(values, np.sort(x))
+        np.testing.assert_array_equal(sort(x), np.sort(x))
+
+
 @hypothesis.given(hnp.arrays(np.float32, 23, elements=st.integers(-2, 2)))
 @hypothesis.settings(deadline=None, max_examples=50, derandomize=True)
 def test_ties_keep_their_order(x):

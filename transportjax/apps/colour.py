@@ -113,7 +113,11 @@ def _fit(
     x, y = convert(x, space), convert(y, space)
     if method == "mkl":
         return monge_kantorovich_linear(x, y)
-    return idt(x, y, key=jr.key(seed, impl="threefry2x32"), num_steps=num_steps).map
+    # bins as fine as shadows need in linear light, or next to values far above white
+    fine = space == "linear" or float(jnp.maximum(jnp.max(x), jnp.max(y))) > 1
+    num_bins = 4096 if fine and space in ("rgb", "grey", "linear") else 512
+    key = jr.key(seed, impl="threefry2x32")
+    return idt(x, y, key=key, num_steps=num_steps, num_bins=num_bins).map
 
 
 def colour_transfer(

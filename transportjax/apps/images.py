@@ -329,6 +329,9 @@ def _holdable(meta: Metadata, name: str, channels: int) -> tuple[Metadata, list[
     if not plain_text(meta):  # keywords alone say nothing
         holds = (*holds, "text")
     dropped = [f for f in _WORDS if getattr(meta, f) and f not in holds]
+    if meta.dpi and "dpi" in holds and not all(0.01 <= v < 65535.5 for v in meta.dpi):
+        meta = dataclasses.replace(meta, dpi=None)
+        dropped.append("dpi")
     if name in ("WEBP", "AVIF") and meta.dpi:  # they say it in the EXIF block
         if not meta.exif:
             block = exif.block(exif.resolution_tags(meta.dpi, "<"), "<")
@@ -341,10 +344,8 @@ def _holdable(meta: Metadata, name: str, channels: int) -> tuple[Metadata, list[
         large = [f for f, blob in blobs.items() if blob and len(blob) > _SEGMENT]
         lost += [f"too large for JPEG: {_WORDS[field]}" for field in large]
         dropped += large
-    if (
-        meta.icc_profile
-        and meta.icc_profile[16:20] != {1: b"GRAY", 3: b"RGB "}[channels]
-    ):
+    space = {1: b"GRAY", 3: b"RGB "}[channels]
+    if meta.icc_profile and meta.icc_profile[16:20] != space:
         lost.append("the colour profile is not one for such pixels: it was dropped")
         dropped.append("icc_profile")
     kinds = {kind for kind, _ in meta.chunks}

@@ -252,7 +252,7 @@ def square_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """The symmetric square root of a symmetric, positive semidefinite matrix."""
     values, vectors = jnp.linalg.eigh(matrix)
     roots = jnp.sqrt(jnp.maximum(values, 0))
-    return _symmetric(jnp.matmul(vectors * roots, vectors.T, precision="highest"))
+    return _symmetric(jnp.matmul(vectors * roots[None, :], vectors.T, precision="highest"))
 
 
 # R R = M gives dR R + R dR = dM: a Sylvester equation, which has one solution also

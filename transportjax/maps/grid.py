@@ -101,7 +101,8 @@ class MonotoneGrid(AbstractBijection):
         rises = cumulate(self.log_heights)
         width = jnp.exp(self.log_width)
         offset = x - self.x0
-        inside = jnp.clip(offset, 0, last * width)
+        below, above = offset < 0, offset >= last * width
+        inside = jnp.where(below, 0, jnp.where(above, last * width, offset))
         place = inside * jnp.exp(-self.log_width)
         start = jnp.clip(jnp.floor(jax.lax.stop_gradient(place)), 0, last - 1)
         index = start.astype("int32")
@@ -109,7 +110,7 @@ class MonotoneGrid(AbstractBijection):
         # the tails: what the clipping cut off goes on with slope one
         value = left + (right - left) * (place - start) + (offset - inside)
         log_slope = lookup(self.log_heights, index) - self.log_width
-        return self.y0 + value, jnp.where(offset == inside, log_slope, 0)
+        return self.y0 + value, jnp.where(below | above, 0, log_slope)
 
     def _backward(self, y: Array) -> tuple[Array, Array]:
         rises = cumulate(self.log_heights)

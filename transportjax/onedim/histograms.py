@@ -5,7 +5,6 @@ distribution function is linear between the edges of the bins, which are at
 low + i (high - low) / num_bins, i = 0 ... num_bins.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -235,12 +234,8 @@ def _edges(low: Any, high: Any, num_bins: int, x: Array) -> Array:
     batch = max(low.shape, high.shape, key=len)
     rows = (jnp.broadcast_to(a, batch)[..., None].astype(x.dtype) for a in (low, high))
     share = jnp.asarray(np.arange(num_bins + 1) / num_bins, x.dtype)
-    return _between(*rows, share)
-
-
-@functools.partial(jnp.vectorize, signature="(i),(i),(k)->(k)")
-def _between(low: Array, high: Array, share: Array) -> Array:
-    return low + (high - low) * share
+    low, high = rows
+    return low + (high - low) * share.reshape((1,) * len(batch) + (-1,))
 
 
 def _take_edges(edges: Array, places: Array) -> Array:

@@ -5,9 +5,13 @@ axis, behind any batch.
 """
 
 import functools
+import re
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32
@@ -115,15 +119,37 @@ def shift(x: Array) -> Array:
     return jnp.concatenate([jnp.zeros_like(x[..., :1]), x[..., :-1]], axis=-1)
 
 
+def by_rows(signature: str) -> Callable[[Callable], Callable]:
+    """`jnp.vectorize`, also for numbers of leading axes that differ: they broadcast."""
+    inputs = re.findall(r"\(([^)]*)\)", signature.split("->")[0])
+    num_core = [len(names.split(",")) if names else 0 for names in inputs]
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(*arrays: Array | np.ndarray, **options: Any) -> Any:
+            rows = functools.partial(function, **options)
+            ranks = [a.ndim - core for a, core in zip(arrays, num_core, strict=True)]
+            shapes = [
+                (1,) * (max(ranks) - rank) + a.shape
+                for a, rank in zip(arrays, ranks, strict=True)
+            ]
+            arrays = tuple(map(jnp.reshape, arrays, shapes))
+            return jnp.vectorize(rows, signature=signature)(*arrays)
+
+        return call
+
+    return decorate
+
+
 @functools.partial(jax.jit, static_argnames="side")
-@functools.partial(jnp.vectorize, signature="(n),(k)->(k)", excluded=("side",))
+@by_rows("(n),(k)->(k)")
 def search(values: Array, t: Array, *, side: str = "left") -> Array:
     """How many sorted `values` are below `t` (side "right": below or equal)."""
     return jnp.searchsorted(values, t, side=side)
 
 
 @jax.jit
-@functools.partial(jnp.vectorize, signature="(n),(k)->(k)")
+@by_rows("(n),(k)->(k)")
 def take(x: Array, places: Array) -> Array:
     """`x[places]` along the last axis; places must be within it, and may repeat."""
     return x.at[places].get(mode="promise_in_bounds")

@@ -18,7 +18,7 @@ _DIGIT = 8  # bits of the key that one pass settles
 @explicit_mesh_guard
 def order_statistics(
     x: ArrayLike, ranks: ArrayLike, *, axis_name: Any = None
-) -> Float[Array, "*batch k"]:
+) -> Float[Array, "*shape"]:
     """The samples of given ranks in ascending order, exactly, in units of `x`.
 
     The samples are never sorted and never moved: a histogram of the leading 8 bits of

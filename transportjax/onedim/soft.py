@@ -9,8 +9,6 @@ Levels are kept as log F below the median and as log (1 - F) above it, so that a
 is as precise as the middle. The sign `side` says which: +1 for F, -1 for 1 - F.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -26,7 +24,7 @@ from transportjax._checks import (
 )
 from transportjax._sharding import explicit_mesh_guard
 
-from .levels import checked_samples, in_rows
+from .levels import by_rows, checked_samples, in_rows
 
 _PAIRS = 2**20  # how many (t, x) pairs are held at a time
 _STEPS = 100  # more than bisection needs in double precision
@@ -114,7 +112,7 @@ def _masses(x: Array, weights: Array | None) -> Array:
 
 
 @jax.jit
-@functools.partial(jnp.vectorize, signature="(n),(n),(m),(m),(k),()->(k)")
+@by_rows("(n),(n),(m),(m),(k),()->(k)")
 def _transfer(x: Array, a: Array, y: Array, b: Array, t: Array, h: Array) -> Array:
     below = _sum_over(*map(lax.stop_gradient, (t, jnp.ones_like(t), x, a, h)))
     side = jnp.where(below <= 0.5, 1, -1).astype(t.dtype)

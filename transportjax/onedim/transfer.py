@@ -27,6 +27,7 @@ from transportjax._checks import (
 from transportjax._sharding import explicit_mesh_guard
 
 from .levels import (
+    by_rows,
     checked_samples,
     divide,
     neighbours,
@@ -132,17 +133,19 @@ def quantile_transfer(
     x, x_weights = checked_samples("x", x, x_weights, "x_weights")
     y, y_weights = checked_samples("y", y, y_weights, "y_weights")
     check_batches("x", x, "y", y)
+    batch = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
     (x, permutation), (y, y_permutation) = map(sort_with_permutation, (x, y))
     if x_weights is None and y_weights is None:
         segments = _uniform_segments(x.shape[-1], y.shape[-1], x.dtype)
     else:
-        x_mass = _sorted_weights(x, x_weights, permutation)
-        y_mass = _sorted_weights(y, y_weights, y_permutation)
+        x_mass = _sorted_weights(x, x_weights, permutation, batch)
+        y_mass = _sorted_weights(y, y_weights, y_permutation, batch)
         i, j, mass, _ = weighted_levels(x_mass, y_mass)
         segments = i, j, mass
         previous, following = neighbours(y_mass > 0)
         y = take(y, jnp.where(following < y.shape[-1], following, previous))
     image = _run_means(x, y, *segments)
+    permutation = jnp.broadcast_to(permutation, image.shape)
     return unpermute(image, permutation).astype(dtype)
 
 
@@ -155,12 +158,15 @@ def _uniform_segments(n: int, m: int, dtype: Any) -> tuple[Any, Any, Any]:
     return i, j, np.asarray(mass, dtype)
 
 
-def _sorted_weights(x: Array, weights: Array | None, permutation: Array) -> Array:
-    return jnp.ones_like(x) if weights is None else permute(weights, permutation)
+def _sorted_weights(
+    x: Array, weights: Array | None, permutation: Array, batch: tuple[int, ...]
+) -> Array:
+    weights = jnp.ones_like(x) if weights is None else permute(weights, permutation)
+    return jnp.broadcast_to(weights, (*batch, x.shape[-1]))
 
 
 @jax.jit
-@functools.partial(jnp.vectorize, signature="(n),(m),(k),(k),(k)->(n)")
+@by_rows("(n),(m),(k),(k),(k)->(n)")
 def _run_means(x: Array, y: Array, i: Array, j: Array, mass: Array) -> Array:
     """For each x_i the mean of y_j over the segments of all that are equal to x_i.
 
@@ -266,7 +272,7 @@ def _damped_levels(p: Array) -> Array:
     return divide(sums, sums[..., -1:])
 
 
-_interp = jnp.vectorize(jnp.interp, signature="(n),(k),(k)->(n)")
+_interp = by_rows("(n),(k),(k)->(n)")(jnp.interp)
 
 
 @explicit_mesh_guard
@@ -314,7 +320,7 @@ def frcs_marginal_transfer(
 
 
 @jax.jit
-@functools.partial(jnp.vectorize, signature="(n),(m),(k)->(n)")
+@by_rows("(n),(m),(k)->(n)")
 def _frcs_transfer(x: Array, y: Array, centres: Array) -> Array:
     """One row; `centres` are those of the bins as shares of the range."""
     low = jnp.minimum(jnp.min(x), jnp.min(y)) - _MACHINE

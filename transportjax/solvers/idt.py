@@ -1,7 +1,5 @@
 """Iterative distribution transfer: one-dimensional transfers along turning axes."""
 
-from typing import cast
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -32,6 +30,7 @@ from transportjax.onedim import (
     wasserstein_1d,
 )
 from transportjax.onedim.levels import neighbours, take
+from transportjax.onedim.merging import weighted_levels
 from transportjax.sliced import (
     AbstractDirections,
     GreedyRotations,
@@ -186,21 +185,42 @@ def _fit_marginals(
     num_bins: int | None,
 ) -> tuple[AbstractBijection, Float[Array, ""]]:
     """The transfers along each axis, and the mean W_2^2 that they remove."""
-    if num_bins is not None:
-        x, x_weights = binned_atoms(x, num_bins=num_bins, weights=x_weights)
-        y, y_weights = binned_atoms(y, num_bins=num_bins, weights=y_weights)
-    cost = jnp.mean(
-        cast(Array, wasserstein_1d(x, y, p=2, x_weights=x_weights, y_weights=y_weights))
-    )
-    moved = quantile_transfer(x, y, x_weights=x_weights, y_weights=y_weights)
-    if num_bins is not None:
-        moved = _bridge(x, moved, x_weights)
-    moved = x + step_size * (moved - x)
     if num_bins is None:
-        return jax.vmap(MonotoneLinear.from_knots)(sort(x), sort(moved)), cost
+        x_weights, y_weights = _in_rows(x_weights, x), _in_rows(y_weights, y)
+        masses = {"x_weights": x_weights, "y_weights": y_weights}
+        moved = x + step_size * (quantile_transfer(x, y, **masses) - x)
+        marginals = jax.vmap(MonotoneLinear.from_knots)(sort(x), sort(moved))
+        return marginals, jnp.mean(wasserstein_1d(x, y, **masses))
+    x, x_masses = binned_atoms(x, num_bins=num_bins, weights=x_weights)
+    y, y_masses = binned_atoms(y, num_bins=num_bins, weights=y_weights)
+    move, cost = jax.vmap(_transfer_atoms)(x, y, x_masses, y_masses)
+    moved = _bridge(x, x + step_size * move, x_masses)
     nodes = jax.vmap(lambda a, b: jnp.linspace(a, b, num_bins + 1))(x[:, 0], x[:, -1])
     values = jax.vmap(jnp.interp)(nodes, x, moved)
-    return jax.vmap(MonotoneGrid.from_values)(x[:, 0], x[:, -1], values), cost
+    marginals = jax.vmap(MonotoneGrid.from_values)(x[:, 0], x[:, -1], values)
+    return marginals, jnp.mean(cost)
+
+
+def _in_rows(
+    weights: Float[Array, " n"] | None, x: Float[Array, "p n"]
+) -> Float[Array, "p n"] | None:
+    return None if weights is None else jnp.broadcast_to(weights, x.shape)
+
+
+def _transfer_atoms(
+    x: Float[Array, " k"],
+    y: Float[Array, " k"],
+    x_masses: Float[Array, " k"],
+    y_masses: Float[Array, " k"],
+) -> tuple[Float[Array, " k"], Float[Array, ""]]:
+    """Mean displacement of each of the increasing `x` in the optimal plan; its cost."""
+    plan = weighted_levels(x_masses, y_masses)
+    gap = take(y, plan.columns) - take(x, plan.rows)
+    total, move = (
+        jax.ops.segment_sum(values, plan.rows, len(x), indices_are_sorted=True)
+        for values in (plan.mass, plan.mass * gap)
+    )
+    return move / jnp.where(total > 0, total, 1), jnp.sum(plan.mass * gap**2)
 
 
 def _bridge(
