@@ -19,6 +19,7 @@ import transportjax
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 _PEERS = ("jax", "jaxlib", "numpy", "scipy", "torch", "POT", "ott-jax", "color-matcher")
+_PEERS += ("scikit-image", "pillow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Case:
         rivals: by name.
         outcome: picks, from a rival's output, what must be equal for all of them.
         rtol: how equal, in relation to the greatest entry.
+        quality: for rivals whose outcomes differ: a number for each output, written
+            down in place of the comparison.
     """
 
     name: str
@@ -54,12 +57,13 @@ class Case:
     rivals: dict[str, Rival]
     outcome: Callable[[Any], Any] = lambda output: jax.tree.leaves(output)[0]
     rtol: float = 1e-4
+    quality: Callable[[Any], float] | None = None
 
 
 def run_case(case: Case, rounds: int) -> list[dict]:
     """One record for each rival of `case`."""
     ready = {name: _prepare(rival, case) for name, rival in case.rivals.items()}
-    _check_agreement(case, ready)
+    first, quality = _first_calls(case, ready)
     wall: dict[str, list[float]] = {name: [] for name in ready}
     cpu: dict[str, list[float]] = {name: [] for name in ready}
     for _ in range(rounds):
@@ -76,6 +80,8 @@ def run_case(case: Case, rounds: int) -> list[dict]:
             "shapes": [list(np.shape(a)) for a in case.arguments],
             "rounds": rounds,
             **ready[name][2],
+            "first_s": first[name],
+            "quality": quality[name],
             "median_s": statistics.median(wall[name]),
             "min_s": min(wall[name]),
             "cpu_s": statistics.median(cpu[name]),
@@ -105,12 +111,23 @@ def _prepare(rival: Rival, case: Case) -> tuple[Callable, tuple, dict]:
     return compiled, arguments, facts
 
 
-def _check_agreement(case: Case, ready: dict) -> None:
-    """Runs every rival once, untimed, and compares the outcomes."""
-    expected = None
+def _first_calls(case: Case, ready: dict) -> tuple[dict, dict]:
+    """Runs every rival once, and compares the outcomes or measures their quality.
+
+    Returns:
+        By name, the seconds of the first call, in which a rival that is not compiled
+        beforehand compiles what it needs, and the quality, None if it is not measured.
+    """
+    first, quality, expected = {}, {}, None
     for name, (function, arguments, _) in ready.items():
-        found = np.asarray(case.outcome(jax.block_until_ready(function(*arguments))))
-        found = found.astype(np.float64)
+        start = time.perf_counter()
+        output = jax.block_until_ready(function(*arguments))
+        first[name] = time.perf_counter() - start
+        quality[name] = None
+        if case.quality is not None:
+            quality[name] = case.quality(output)
+            continue
+        found = np.asarray(case.outcome(output)).astype(np.float64)
         if expected is None:
             expected = found
         size = np.max(np.abs(expected), initial=0)
@@ -121,6 +138,7 @@ def _check_agreement(case: Case, ready: dict) -> None:
             atol=case.rtol * size,
             err_msg=f"{case.name}: {name} does other work than ours",
         )
+    return first, quality
 
 
 def environment(dtype: str) -> dict:
@@ -157,7 +175,12 @@ def run(topic: str, cases: Iterable[Case], *, rounds: int, dtype: str) -> dict:
     """Runs all cases, prints a table while doing so, and returns the report."""
     report = {"topic": topic, "environment": environment(dtype), "results": []}
     print(
-        _row("case", "rival", "compile", "median", "min", "CPU", "ratio", "CPU ratio")
+        _row(
+            "case",
+            "rival",
+            *("compile", "first", "median", "min", "CPU", "ratio", "CPU ratio"),
+            "quality",
+        )
     )
     for case in cases:
         for record in run_case(case, rounds):
@@ -170,9 +193,10 @@ def run(topic: str, cases: Iterable[Case], *, rounds: int, dtype: str) -> dict:
                     "" if compile_s is None else f"{compile_s:.2f} s",
                     *(
                         f"{1e3 * record[k]:.2f} ms"
-                        for k in ("median_s", "min_s", "cpu_s")
+                        for k in ("first_s", "median_s", "min_s", "cpu_s")
                     ),
                     *(f"{record[k]:.2f}" for k in ("ratio", "cpu_ratio")),
+                    "" if record["quality"] is None else f"{record['quality']:.2f}",
                 ),
                 flush=True,
             )

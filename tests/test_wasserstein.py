@@ -71,7 +71,7 @@ def test_quantiles_of_two_gaussians(x64):
     assert_close(wasserstein_1d(x, 4 + 0.5 * half), 9 + 2.25, rtol=1e-4)
 
 
-@pytest.mark.parametrize("sizes", [(9, 9), (9, 5), (4, 8)])
+@pytest.mark.parametrize("sizes", [(9, 9), (4, 8)])
 def test_w1_equals_scipy(sizes, x64):
     rng = np.random.default_rng(0)
     x, y = (np.round(rng.normal(size=k), 1) for k in sizes)
@@ -100,8 +100,11 @@ def _value_and_gradients(arrays, p):
 @pytest.mark.parametrize(
     ("case", "dtype"),
     [(case, "float64") for case in CASES]
-    # where float32 can represent the samples
-    + [(case, "float32") for case in CASES if "_p2" in case and "offset" not in case],
+    + [
+        (case, "float32")
+        for case in CASES
+        if "unequal_p2" in case or "batch_p2" in case
+    ],
 )
 def test_reference(case, dtype, x64):
     p = float(case.rsplit("_p", 1)[1])
@@ -237,7 +240,7 @@ SHAPES = {"equal": (5, 5), "more": (7, 3), "fewer": (4, 6), "one": (1, 3)}
 
 @pytest.mark.parametrize(
     ("shape", "p"),
-    [("equal", 1), ("equal", 2.5), ("more", 1), ("more", 2), ("fewer", 3), ("one", 2)],
+    [("equal", 1), ("more", 2.5), ("fewer", 2), ("one", 3)],
 )
 def test_gradients(shape, p, x64):
     n, m = SHAPES[shape]
@@ -279,7 +282,7 @@ def test_second_derivatives(x64):
     check_gradient(squared_gradient, x, a, b)
 
 
-@pytest.mark.parametrize("p", [1, 1.5, 2, 3])
+@pytest.mark.parametrize("p", [1, 1.5, 2])
 def test_gradient_is_zero_where_the_clouds_coincide(p, key):
     x = jnp.round(jr.normal(key, (9,)), 1)  # with ties
     a = jnp.arange(9.0)

@@ -6,10 +6,11 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from transportjax._checks import check_choice, check_count, check_number
-from transportjax.maps import AbstractBijection, monge_kantorovich_linear
+from transportjax.maps import AbstractBijection, gaussian_map
 from transportjax.sliced import (
     sliced_wasserstein,
     spiral_directions,
@@ -17,15 +18,22 @@ from transportjax.sliced import (
 from transportjax.solvers import idt
 
 from .arrays import hard_mask, join_alpha, split_alpha
-from .colour_map import COLOUR_SPACES, ColourMap, apply_colour_map, channels
+from .colour_map import (
+    COLOUR_SPACES,
+    ColourMap,
+    apply_colour_map,
+    channels,
+    in_blocks,
+)
 from .picture import from_unit, to_unit
-from .reduction import sample_colours
+from .reduction import sample_colours, valid_colours
 from .regrain import regrain
 
 METHODS = ("idt", "mkl")
 
-_FIT_COLOURS = {"idt": 1 << 14, "mkl": 1 << 18}
-_LUMA = np.array([0.2126, 0.7152, 0.0722])  # ITU-R BT.709, on encoded values
+_LUMA = np.array(
+    [0.2126, 0.7152, 0.0722], np.float32
+)  # ITU-R BT.709, on encoded values
 
 
 def fit_colour_map(
@@ -72,52 +80,65 @@ def fit_colour_map(
     check_count("seed", seed, 0)
     source, _ = split_alpha("source", source)
     palette, _ = split_alpha("palette", palette)
-    x, y = (
-        to_unit(
-            sample_colours(
-                pixels,
-                _FIT_COLOURS[method],
-                seed=seed,
-                mask=hard_mask(name, held, pixels),
-            )
-        )
-        for name, pixels, held in (
-            ("mask", source, mask),
-            ("palette_mask", palette, palette_mask),
-        )
+    masks = (
+        hard_mask("mask", mask, source),
+        hard_mask("palette_mask", palette_mask, palette),
     )
-    if x.shape[1] == 1:
-        space, y = "grey", y if y.shape[1] == 1 else (y @ _LUMA)[:, None]
-    elif y.shape[1] == 1:
-        y = np.repeat(y, 3, axis=1)
-    fitted = _fit(
-        jnp.asarray(x, jnp.float32),
-        jnp.asarray(y, jnp.float32),
-        method,
-        space,
-        num_steps,
-        seed,
-    )
+    if source.shape[-1] == 1:
+        space, palette = "grey", _luma(palette)
+    elif palette.shape[-1] == 1:
+        palette = np.repeat(palette, 3, axis=-1)
+    pictures = tuple(zip((source, palette), masks, strict=True))
+    if method == "mkl":
+        fitted = _fit_mkl(pictures, space)
+    else:
+        fitted = _fit_idt(pictures, space, num_steps, seed)
     return ColourMap(fitted, jnp.asarray(strength, jnp.float32), space)
 
 
-def _fit(
-    x: Float[Array, "n c"],
-    y: Float[Array, "m c"],
-    method: str,
-    space: str,
-    num_steps: int,
-    seed: int,
+_Masked = tuple[np.ndarray, np.ndarray | None]
+
+
+def _luma(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.shape[-1] == 1 else (to_unit(pixels) @ _LUMA)[..., None]
+
+
+def _fit_idt(
+    pictures: tuple[_Masked, ...], space: str, num_steps: int, seed: int
 ) -> AbstractBijection:
-    convert = eqx.filter_jit(channels)
-    x, y = convert(x, space), convert(y, space)
-    if method == "mkl":
-        return monge_kantorovich_linear(x, y)
+    """From a stratified sample of each picture."""
+    x, y = (
+        _to_space(to_unit(sample_colours(pixels, 1 << 14, seed=seed, mask=mask)), space)
+        for pixels, mask in pictures
+    )
     # bins as fine as shadows need in linear light, or next to values far above white
-    fine = space == "linear" or float(jnp.maximum(jnp.max(x), jnp.max(y))) > 1
+    fine = space == "linear" or max(x.max(), y.max()) > 1
     num_bins = 4096 if fine and space in ("rgb", "grey", "linear") else 512
     key = jr.key(seed, impl="threefry2x32")
     return idt(x, y, key=key, num_steps=num_steps, num_bins=num_bins).map
+
+
+def _fit_mkl(pictures: tuple[_Masked, ...], space: str) -> AbstractBijection:
+    """From the mean and the covariance of the pixels."""
+    moments = []
+    for pixels, mask in pictures:
+        flat = valid_colours(pixels, mask)
+        flat = flat[:: max(1, len(flat) >> 20)]  # a million pixels are enough
+        x = _to_space(to_unit(flat), space)
+        mean = x.mean(axis=0, dtype=np.float64)
+        moments += [mean, np.atleast_2d(np.cov((x - mean).T, ddof=min(1, len(x) - 1)))]
+    return gaussian_map(*(jnp.asarray(m, jnp.float32) for m in moments))
+
+
+def _to_space(colours: np.ndarray, space: str) -> np.ndarray:
+    if space in ("rgb", "grey"):
+        return colours.astype(np.float32)
+    return in_blocks(lambda block: _channels(block, space), colours)
+
+
+@eqx.filter_jit
+def _channels(block: ArrayLike, space: str) -> Float[Array, "n k"]:
+    return channels(jnp.asarray(block), space)
 
 
 def colour_transfer(
@@ -235,10 +256,8 @@ def palette_distance(
         clouds.append(np.clip(sample.astype(np.float32), 0, 1))
     x, y = clouds
     if x.shape[1] != y.shape[1]:
-        x, y = (c if c.shape[1] == 1 else (c @ _LUMA)[:, None] for c in (x, y))
-    directions = (
-        jnp.ones((1, 1)) if x.shape[1] == 1 else spiral_directions(64)
-    )
+        x, y = _luma(x), _luma(y)
+    directions = jnp.ones((1, 1)) if x.shape[1] == 1 else spiral_directions(64)
     cost = _cost(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32), directions)
     return 255 * float(cost) ** 0.5
 

@@ -1,5 +1,7 @@
 """A fitted map of colours: applied to pictures, saved, exported."""
 
+import collections
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -26,6 +28,7 @@ from .spaces import SPACES
 COLOUR_SPACES = ("rgb", "linear", "lab", "oklab", "luma", "chroma")
 
 _CHUNK = 1 << 16
+_UNDER_WAY = 4
 _TABLE_NODES = 65
 
 
@@ -139,21 +142,32 @@ def _evaluate(colour_map: ColourMap | Lut, colours: ArrayLike) -> np.ndarray:
     """Any number of colours, in blocks of one compiled size."""
     if isinstance(colour_map, Lut):
         return np.asarray(apply_lut(colour_map, colours))
-    colours = np.asarray(colours)
-    out = np.empty(colours.shape, np.float32)
-    for start in range(0, len(colours), _CHUNK):
-        block = colours[start : start + _CHUNK].astype(np.float32, copy=False)
-        short = _CHUNK - len(block)
-        if short:
-            block = np.pad(block, ((0, short), (0, 0)))
-        moved = np.asarray(_evaluate_block(colour_map, block))
-        out[start : start + _CHUNK] = moved[: len(moved) - short]
-    return out
+    return in_blocks(lambda block: _evaluate_block(colour_map, block), colours)
 
 
 @eqx.filter_jit
 def _evaluate_block(colour_map: ColourMap, block: ArrayLike) -> Float[Array, "n c"]:
     return colour_map(jnp.asarray(block))
+
+
+def in_blocks(function: Callable[[np.ndarray], ArrayLike], colours: Any) -> np.ndarray:
+    """`function` of float32 colours (n, c), called with blocks of one size.
+
+    A few calls are under way at a time, so that no core waits for the one before.
+    """
+    colours = np.asarray(colours)
+    starts = range(0, len(colours), _CHUNK)
+    waiting, out = collections.deque(), []
+    for start in starts:
+        block = colours[start : start + _CHUNK].astype(np.float32, copy=False)
+        size = len(block)
+        if size < _CHUNK:
+            block = np.pad(block, ((0, _CHUNK - size), (0, 0)))
+        waiting.append((function(block), size))
+        while len(waiting) > (_UNDER_WAY if start != starts[-1] else 0):
+            values, size = waiting.popleft()
+            out.append(np.asarray(values)[:size])
+    return np.concatenate(out)
 
 
 def save_colour_map(path: Any, colour_map: ColourMap) -> None:
@@ -177,7 +191,7 @@ def load_colour_map(path: Any) -> ColourMap:
         *COLOUR_SPACES,
         "grey",
     ):
-        raise ModelFileError(f"{path}: a map, but not one of colours.")
+        raise ModelFileError(path, "holds a map, but not one of colours")
     strength = jnp.asarray(about["strength"], jnp.float32)
     return ColourMap(load(path), strength, about["space"])
 

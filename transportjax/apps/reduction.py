@@ -29,14 +29,7 @@ def sample_colours(
     Raises:
         ValueError: no pixel counts.
     """
-    flat = pixels.reshape(-1, pixels.shape[-1])
-    if mask is not None:
-        flat = flat[mask.reshape(-1)]
-    if np.issubdtype(flat.dtype, np.floating):
-        finite = np.isfinite(flat).all(axis=1)
-        flat = flat if finite.all() else flat[finite]
-    if not len(flat):
-        raise ValueError("no pixel to learn from: the mask is empty, or all is NaN.")
+    flat = valid_colours(pixels, mask)
     start = np.random.default_rng(seed).uniform(size=2)
     if len(flat) > _MOST_PIXELS:
         flat = flat[_every(len(flat), _MOST_PIXELS, start[0])]
@@ -46,6 +39,23 @@ def sample_colours(
         codes.sort()
         return _uncurve(codes[chosen], flat.shape[1])
     return flat[np.argsort(codes, kind="stable")[chosen]]
+
+
+def valid_colours(pixels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """The colours (n, c) that count: inside of the mask, and finite.
+
+    Raises:
+        ValueError: there are none.
+    """
+    flat = pixels.reshape(-1, pixels.shape[-1])
+    if mask is not None:
+        flat = flat[mask.reshape(-1)]
+    if np.issubdtype(flat.dtype, np.floating):
+        finite = np.isfinite(flat).all(axis=1)
+        flat = flat if finite.all() else flat[finite]
+    if not len(flat):
+        raise ValueError("no pixel to learn from: the mask is empty, or all is NaN.")
+    return flat
 
 
 def _every(length: int, num: int, start: float) -> np.ndarray:

@@ -91,6 +91,11 @@ def zero_log_det(x: Array) -> Array:
     return jnp.sum(jnp.zeros_like(x))
 
 
+def as_leaf(x: Any) -> Array:
+    """`x` as a leaf: a floating-point array."""
+    return _checks.as_float("a leaf of a map", x)
+
+
 def at_least_float32(*arrays: Array) -> tuple[Array, ...]:
     """The arrays, half precision widened: so the leaves of fitted maps are kept."""
     return tuple(a.astype("float32") if a.dtype.itemsize < 4 else a for a in arrays)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from transportjax import _checks
 
-from .bijection import AbstractBijection, at_least_float32, evaluate
+from .bijection import AbstractBijection, as_leaf, at_least_float32, evaluate
 
 # Up to this number of knots, comparing with all of them beats a bisection (on CPU; with
 # 512 knots a bisection is 90 times faster).
@@ -47,10 +47,10 @@ class MonotoneLinear(AbstractBijection):
         0.5
     """
 
-    log_widths: Float[Array, " segments"] = eqx.field(converter=jnp.asarray)
-    log_heights: Float[Array, " segments"] = eqx.field(converter=jnp.asarray)
-    x0: Float[Array, ""] = eqx.field(converter=jnp.asarray)
-    y0: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    log_widths: Float[Array, " segments"] = eqx.field(converter=as_leaf)
+    log_heights: Float[Array, " segments"] = eqx.field(converter=as_leaf)
+    x0: Float[Array, ""] = eqx.field(converter=as_leaf)
+    y0: Float[Array, ""] = eqx.field(converter=as_leaf)
 
     @classmethod
     def from_knots(cls, x: ArrayLike, y: ArrayLike) -> "MonotoneLinear":

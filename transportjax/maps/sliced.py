@@ -8,7 +8,9 @@ from jaxtyping import Array, Float
 
 from transportjax import _checks
 
-from .bijection import AbstractBijection, evaluate
+from .bijection import AbstractBijection, as_leaf, evaluate
+
+_MOST_UNROLLED = 4  # rows for which the program spells the scalar maps out
 
 
 class SlicedMap(AbstractBijection):
@@ -48,7 +50,7 @@ class SlicedMap(AbstractBijection):
         Dai and Seljak (2021), "Sliced iterative normalizing flows", section 3.
     """
 
-    directions: Float[Array, "p d"] = eqx.field(converter=jnp.asarray)
+    directions: Float[Array, "p d"] = eqx.field(converter=as_leaf)
     marginals: AbstractBijection
 
     def __check_init__(self):
@@ -70,17 +72,30 @@ class SlicedMap(AbstractBijection):
         return evaluate(SlicedMap._backward, self, y, self.directions.shape[-1:])
 
     def _forward(self, x: Array) -> tuple[Array, Array]:
+        return self._move(x, "transform_and_log_det")
+
+    def _backward(self, y: Array) -> tuple[Array, Array]:
+        return self._move(y, "inverse_and_log_det")
+
+    def _move(self, x: Array, method: str) -> tuple[Array, Array]:
         z = jnp.matmul(self.directions, x, precision="highest")
-        moved, log_dets = jax.vmap(lambda t, s: t.transform_and_log_det(s))(
-            self.marginals, z
-        )
+        moved, log_dets = _along_rows(self.marginals, method, z)
         step = jnp.matmul(self.directions.T, moved - z, precision="highest")
         return x + step, jnp.sum(log_dets)
 
-    def _backward(self, y: Array) -> tuple[Array, Array]:
-        z = jnp.matmul(self.directions, y, precision="highest")
-        moved, log_dets = jax.vmap(lambda t, s: t.inverse_and_log_det(s))(
-            self.marginals, z
+
+def _along_rows(
+    marginals: AbstractBijection, method: str, z: Float[Array, " p"]
+) -> tuple[Float[Array, " p"], Float[Array, " p"]]:
+    """`method` of the p scalar maps at the p numbers."""
+    if z.shape[0] > _MOST_UNROLLED:
+        return jax.vmap(lambda t, s: getattr(t, method)(s))(marginals, z)
+    # the reads of one table are twice as fast as those of one table of many
+    results = [
+        getattr(jax.tree.map(lambda leaf, row=row: leaf[row], marginals), method)(
+            z[row]
         )
-        step = jnp.matmul(self.directions.T, moved - z, precision="highest")
-        return y + step, jnp.sum(log_dets)
+        for row in range(z.shape[0])
+    ]
+    moved, log_dets = zip(*results, strict=True)
+    return jnp.stack(moved), jnp.stack(log_dets)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from transportjax import _checks
 
-from .bijection import AbstractBijection, at_least_float32, evaluate
+from .bijection import AbstractBijection, as_leaf, at_least_float32, evaluate
 from .monotone import count_below, cumulate, log_increments, lookup
 
 
@@ -54,11 +54,11 @@ class RationalQuadraticSpline(AbstractBijection):
         linear tails.
     """
 
-    log_widths: Float[Array, " segments"] = eqx.field(converter=jnp.asarray)
-    log_heights: Float[Array, " segments"] = eqx.field(converter=jnp.asarray)
-    log_derivatives: Float[Array, " k"] = eqx.field(converter=jnp.asarray)
-    x0: Float[Array, ""] = eqx.field(converter=jnp.asarray)
-    y0: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    log_widths: Float[Array, " segments"] = eqx.field(converter=as_leaf)
+    log_heights: Float[Array, " segments"] = eqx.field(converter=as_leaf)
+    log_derivatives: Float[Array, " k"] = eqx.field(converter=as_leaf)
+    x0: Float[Array, ""] = eqx.field(converter=as_leaf)
+    y0: Float[Array, ""] = eqx.field(converter=as_leaf)
 
     @classmethod
     def from_knots(

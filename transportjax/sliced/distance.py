@@ -157,7 +157,7 @@ class _Clouds(NamedTuple):
 class _Problem(NamedTuple):
     clouds: _Clouds
     directions: Float[Array, "p d"]
-    weights: Float[Array, " p"]  # sum to one
+    weights: Any  # (p,), or None
 
 
 def _checked(
@@ -191,10 +191,8 @@ def _checked(
     a = masses("x_weights", x_weights, x.shape[0])
     b = masses("y_weights", y_weights, y.shape[0])
     w = masses("weights", weights, directions.shape[0])
-    w = jnp.ones_like(directions[:, 0], work) if w is None else w / jnp.max(w)
     x, y, directions = (array.astype(work) for array in (x, y, directions))
-    clouds = _Clouds(x, y, a, b, exponent)
-    return _Problem(clouds, directions, w / jnp.sum(w)), power, dtype
+    return _Problem(_Clouds(x, y, a, b, exponent), directions, w), power, dtype
 
 
 def _static_or_array(p: Any, dtype: Any) -> tuple[int | float | None, Array | None]:
@@ -263,6 +261,14 @@ def _all_costs(problem: _Problem, power: int | float | None, num_blocks: int) ->
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _mean_cost(problem: _Problem, power: int | float | None, num_blocks: int) -> Array:
     """The weighted mean of the costs."""
+    weights = problem.weights
+    if weights is None:
+        each = 1 / problem.directions.shape[0]
+        weights = jnp.full_like(problem.directions[:, 0], each)
+    else:
+        weights = weights / jnp.max(weights)
+        weights = weights / jnp.sum(weights)
+    problem = problem._replace(weights=weights)
     if num_blocks == 1:
         return problem.weights @ _costs(problem.clouds, problem.directions, power)
     return _mean_over_blocks(problem, power, num_blocks)
