@@ -38,7 +38,8 @@ def main():
     colour_map = fit_colour_map(source, palette)
     moved = apply_colour_map(colour_map, source)
     graded["idt, grain restored"] = restore_grain(source, moved)
-    graded["the same map on the palette"] = apply_colour_map(colour_map, palette)
+    smooth = restore_grain(source, moved, smoothness=0.2)
+    graded["idt, grain restored in part"] = smooth
 
     figure, axes = plt.subplots(2, 4, figsize=(16, 6.6), layout="constrained")
     for panel, (name, picture) in zip(axes.flat, graded.items(), strict=True):

@@ -35,7 +35,7 @@ def main():
     for panel, steps in zip(axes.flat, shown, strict=False):
         points = jax.vmap(solution.map[:steps])(source) if steps else source
         panel.scatter(*points.T, c=colour, **frame)
-        panel.set_title(f"after {steps} steps" if steps else "source")
+        panel.set_title(f"after step {steps}" if steps else "source")
     axes[1, 2].scatter(*target.T, color="0.4", s=2, linewidths=0)
     axes[1, 2].set_title("target")
     for panel in axes.flat[:-1]:

@@ -1,8 +1,9 @@
 """Iterative distribution transfer inside an optax training loop.
 
 A small network turns noise into data in one step. At each training step the batch that
-it makes is moved by a few steps of IDT towards a batch of data, and the network learns
-to make the moved points: a regression, with no adversary.
+it makes is moved by IDT onto a batch of data, and the network learns to make the moved
+points: a regression, with no adversary. The greedy rotations are the same at each step,
+so that the network is not asked for one thing now and for another next time.
 
 Writes examples/output/training_loop.png.
 """
@@ -19,20 +20,20 @@ import optax
 import transportjax as tj
 
 OUTPUT = pathlib.Path(__file__).parent / "output" / "training_loop.png"
-BATCH = 512
+BATCH = 1024
 
 
-def eight_gaussians(key, n):
-    key_mode, key_noise = jr.split(key)
-    angle = jr.randint(key_mode, (n,), 0, 8) * (jnp.pi / 4)
-    centre = 2 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
-    return centre + 0.15 * jr.normal(key_noise, (n, 2))
+def moons(key, n):
+    key_angle, key_side, key_noise = jr.split(key, 3)
+    angle = jnp.pi * jr.uniform(key_angle, (n,))
+    side = jnp.where(jr.bernoulli(key_side, 0.5, (n,)), 1.0, -1.0)
+    points = jnp.stack([jnp.cos(angle) - 0.5, jnp.sin(angle) - 0.25], axis=1)
+    return 1.5 * side[:, None] * points + 0.1 * jr.normal(key_noise, (n, 2))
 
 
 def main():
-    network = eqx.nn.MLP(2, 2, 64, 3, jax.nn.silu, key=jr.key(0))
-    optimiser = optax.adam(2e-3)
-    directions = tj.OrthonormalDirections()
+    network = eqx.nn.MLP(2, 2, 128, 3, jax.nn.silu, key=jr.key(0))
+    optimiser = optax.adam(optax.cosine_decay_schedule(3e-3, 1000))
 
     def loss(network, noise, data, key):
         made = jax.vmap(network)(noise)
@@ -40,8 +41,8 @@ def main():
             jax.lax.stop_gradient(made),
             data,
             key=key,
-            directions=directions,
-            num_steps=3,
+            directions=tj.GreedyRotations(),
+            num_steps=12,
             num_bins=128,
         ).points
         return jnp.mean(jnp.sum((made - moved) ** 2, axis=1))
@@ -54,7 +55,7 @@ def main():
             arrays, state = carry
             keys = jr.split(key, 3)
             noise = jr.normal(keys[0], (BATCH, 2))
-            data = eight_gaussians(keys[1], BATCH)
+            data = moons(keys[1], BATCH)
             value, gradient = jax.value_and_grad(
                 lambda a: loss(eqx.combine(a, static), noise, data, keys[2])
             )(arrays)
@@ -62,14 +63,14 @@ def main():
             return (eqx.apply_updates(arrays, update), state), value
 
         (arrays, state), losses = jax.lax.scan(
-            step, (arrays, state), jr.split(key, 1500)
+            step, (arrays, state), jr.split(key, 1000)
         )
         return eqx.combine(arrays, static), losses
 
     state = optimiser.init(eqx.filter(network, eqx.is_array))
     trained, losses = train(network, state, jr.key(1))
 
-    noise, data = jr.normal(jr.key(2), (4000, 2)), eight_gaussians(jr.key(3), 4000)
+    noise, data = jr.normal(jr.key(2), (4000, 2)), moons(jr.key(3), 4000)
     made = jax.vmap(trained)(noise)
     directions = tj.half_circle_directions(64)
     distance = float(tj.sliced_wasserstein(made, data, directions)) ** 0.5

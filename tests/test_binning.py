@@ -9,17 +9,14 @@ from transportjax.onedim import binned_atoms
 
 
 def _numpy_atoms(x, weights, num_bins):
-    low, high = x.min(), x.max()
-    edges = np.linspace(low, high, num_bins + 1)
-    index = np.clip(np.digitize(x, edges) - 1, 0, num_bins - 1)
-    mass = np.bincount(index, weights, num_bins) / weights.sum()
-    centre = (edges[1:] + edges[:-1]) / 2
-    total = np.bincount(index, weights * x, num_bins) / weights.sum()
-    return np.where(mass > 0, total / np.where(mass > 0, mass, 1), centre), mass
+    places = np.linspace(x.min(), x.max(), num_bins)
+    width = places[1] - places[0]
+    share = np.maximum(1 - np.abs(x[:, None] - places) / width, 0)
+    return places, weights @ share / weights.sum()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_means_and_masses_are_those_of_numpy(key, x64, dtype):
+def test_places_and_masses_are_those_of_numpy(key, x64, dtype):
     x = jr.uniform(key, (3, 400), dtype=dtype)
     weights = jr.uniform(jr.fold_in(key, 1), (400,), dtype=dtype)
     position, mass = binned_atoms(x, num_bins=37, weights=weights)
@@ -60,11 +57,11 @@ def test_one_outlier_does_not_take_all_bins():
     x = np.random.default_rng(1).normal(size=20_000)
     x[0] = 1e6
     position, mass = binned_atoms(x.astype(np.float32), num_bins=256)
-    assert int((np.asarray(mass) > 0).sum()) == 2  # 8 deviations are far: 1e6 / 140 * 8
+    assert int((np.asarray(mass) > 0).sum()) <= 3  # it makes the deviation: 7000
     x[0] = 40
     position, mass = binned_atoms(x.astype(np.float32), num_bins=256)
     assert int((np.asarray(mass) > 0).sum()) > 100
-    assert float(position[-1]) == pytest.approx(40)
+    assert 8 < float(position[-1]) < 9
 
 
 def test_samples_of_weight_zero_count_for_nothing():
@@ -72,7 +69,7 @@ def test_samples_of_weight_zero_count_for_nothing():
     weights = jnp.array([1.0, 2.0, 1.0, 0.0, 0.0])
     position, mass = binned_atoms(x, num_bins=4, weights=weights)
     assert_close(position, binned_atoms(x[:3], num_bins=4, weights=weights[:3])[0])
-    assert_close(mass, jnp.array([0.25, 0.0, 0.5, 0.25]))
+    assert_close(mass, jnp.full(4, 0.25))
 
 
 def test_gradients_are_those_of_finite_differences(key, x64):
@@ -85,6 +82,14 @@ def test_gradients_are_those_of_finite_differences(key, x64):
         return jnp.sum((position - target) ** 2 * mass + mass**2)
 
     check_gradient(loss, x, weights)
+
+
+def test_masses_are_continuous_where_a_histogram_jumps():
+    x = jnp.linspace(0.0, 1.0, 11)
+    for shift in (-1e-4, 1e-4):
+        moved = x.at[5].add(shift)  # it is on a place, of which there are three
+        mass = binned_atoms(moved, num_bins=3)[1]
+        assert_close(mass, binned_atoms(x, num_bins=3)[1], atol=5e-5)
 
 
 def test_jit_and_vmap_agree_with_the_plain_call(key):
@@ -104,7 +109,7 @@ def test_bad_input_is_named(user_errors):
     with pytest.raises(ValueError, match="NaN"):
         binned_atoms(jnp.array([1.0, jnp.nan]), num_bins=4)
     with pytest.raises(ValueError, match="`num_bins`"):
-        binned_atoms(jnp.ones(3), num_bins=0)
+        binned_atoms(jnp.ones(3), num_bins=1)
     with pytest.raises(ValueError, match="`weights`"):
         binned_atoms(jnp.ones(3), num_bins=2, weights=jnp.array([1.0, -1.0, 1.0]))
     with pytest.raises(ValueError, match="`weights`"):

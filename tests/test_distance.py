@@ -3,7 +3,6 @@ import re
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import pytest
 import scipy.optimize
@@ -12,7 +11,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from transportjax.onedim import wasserstein_1d
 from transportjax.sliced import (
-    default_directions,
     haar_rotation,
     orthonormal_directions,
     projected_costs,
@@ -97,34 +95,32 @@ def test_parity(name, p, dtype, chunk, x64, by_static_exponent, by_traced_expone
 # --- known answers -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("d", [1, 2, 5])
+@pytest.mark.parametrize("d", [1, 5])
 def test_translation(d, key, x64):
-    x, shift = jr.normal(key, (9, d)), jnp.arange(1.0, d + 1)[None, :]
+    x, shift = problem(n=9, d=d)[0], np.arange(1.0, d + 1)
     directions = orthonormal_directions(key, 2 * d, d)
-    value = sliced_wasserstein(x, x + shift, directions)
-    assert_close(value, jnp.sum(shift**2) / d, rtol=1e-12)
+    value = jax.jit(sliced_wasserstein)(x, x + shift, directions)
+    assert_close(value, np.sum(shift**2) / d, rtol=1e-12)
 
 
-def test_scaling_and_translation(key, x64):
+def test_scaling_and_translation(x64):
     # Along every axis the map x -> 2x + v is increasing, so points keep their partners.
-    x, shift = jr.normal(key, (9, 3)), jnp.array([[1.0, -2.0, 0.5]])
-    directions = orthonormal_directions(key, 3, 3)
-    expected = jnp.mean(jnp.sum((x + shift) ** 2, axis=1)) / 3
-    assert_close(sliced_wasserstein(x, 2 * x + shift, directions), expected, rtol=1e-12)
+    x, shift = problem(n=9)[0], np.array([1.0, -2.0, 0.5])
+    directions, _ = np.linalg.qr(problem(num=3)[2])
+    expected = np.mean(np.sum((x + shift) ** 2, axis=1)) / 3
+    value = jax.jit(sliced_wasserstein)(x, 2 * x + shift, directions)
+    assert_close(value, expected, rtol=1e-12)
 
 
-def test_gaussians(key):
-    keys = jr.split(key, 3)
-    scales = jnp.array([[1.0, 2.0, 0.5], [1.5, 0.5, 1.0]])
-    mean = jnp.array([1.0, 0.0, 2.0])
-    x, y = (
-        s[None] * jr.normal(k, (20_000, 3))
-        for s, k in zip(scales, keys[:2], strict=True)
-    )
-    directions = default_directions(keys[2], 50, 3)
-    spread = jnp.sqrt(directions**2 @ (scales**2).T)
+def test_gaussians():
+    rng = np.random.default_rng(0)
+    scales = np.array([[1.0, 2.0, 0.5], [1.5, 0.5, 1.0]])
+    mean = np.array([1.0, 0.0, 2.0])
+    x, y = (np.float32(s * rng.normal(size=(20_000, 3))) for s in scales)
+    directions = np.float32(problem(num=50)[2])
+    spread = np.sqrt(directions**2 @ (scales**2).T)
     expected = (directions @ mean) ** 2 + (spread[:, 0] - spread[:, 1]) ** 2
-    costs = projected_costs(x + mean[None], y, directions)
+    costs = jax.jit(projected_costs)(np.float32(x + mean), y, directions)
     assert_close(costs, expected, rtol=0.05, atol=0.02)
 
 

@@ -16,6 +16,12 @@ def _log_density(solution, x):
     return jnp.sum(jss.norm.logpdf(z), axis=1) + log_det
 
 
+def _normal_log_density(x, mean, cov):
+    centred = np.asarray(x, float) - np.asarray(mean)
+    mahalanobis = np.sum(centred * np.linalg.solve(cov, centred.T).T, axis=1)
+    return -0.5 * (mahalanobis + np.linalg.slogdet(2 * np.pi * np.asarray(cov))[1])
+
+
 @pytest.fixture(scope="module")
 def fitted():
     return gaussianise(ring_cloud(jr.key(0), 2000, 2), key=jr.key(1), num_steps=60)
@@ -38,9 +44,7 @@ def test_the_density_holds_on_new_points(fitted):
     radius = jnp.linalg.norm(fresh, axis=1)
     exact = jss.norm.logpdf(radius, 2.0, 0.2) - jnp.log(2 * jnp.pi * radius)
     estimate = _log_density(fitted, fresh)
-    gaussian = jss.multivariate_normal.logpdf(
-        fresh, fresh.mean(0), jnp.asarray(np.cov(fresh.T), "float32")
-    )
+    gaussian = _normal_log_density(fresh, np.mean(fresh, 0), np.cov(fresh.T))
     gap = float(exact.mean() - estimate.mean())
     assert -0.02 < gap < 0.25
     assert gap < 0.3 * float(exact.mean() - gaussian.mean())
@@ -64,11 +68,10 @@ def test_it_inverts_and_is_saved(fitted, tmp_path):
 def test_normal_samples_hardly_move():
     x = gaussian_cloud(jr.key(0), 5000, [1.0, 2.0], [[2.0, 0.5], [0.5, 1.0]])
     solution = gaussianise(x, key=jr.key(1), num_steps=20)
-    log_density = _log_density(solution, x)
-    exact = jss.multivariate_normal.logpdf(
-        x, jnp.array([1.0, 2.0]), jnp.array([[2.0, 0.5], [0.5, 1.0]])
-    )
-    assert abs(float(log_density.mean() - exact.mean())) < 0.03
+    moments = [1.0, 2.0], [[2.0, 0.5], [0.5, 1.0]]
+    fresh = gaussian_cloud(jr.key(2), 5000, *moments)
+    gap = _normal_log_density(fresh, *moments) - _log_density(solution, fresh)
+    assert abs(float(gap.mean())) < 0.03
 
 
 def test_weights_ties_and_gradients():

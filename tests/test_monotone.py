@@ -89,7 +89,7 @@ REPEATED = {
 
 @jax.jit
 def _values_and_gradients(curve, x):
-    """Value, log-slope, inverse, its log-slope, and the gradients of each event's sum."""
+    """Value, log-slope, inverse, its log-slope; the gradients of their sum."""
 
     def total(curve, x):
         values = [*curve.transform_and_log_det(x), *curve.inverse_and_log_det(x)]

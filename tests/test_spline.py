@@ -18,7 +18,10 @@ def random_parameters(seed, k):
 
 def trained_like(seed, k, spread):
     """A float32 spline whose leaves have moved from the identity by a normal draw."""
-    noise = lambda n: spread * np.random.default_rng([seed, n]).normal(size=n)
+
+    def noise(n):
+        return spread * np.random.default_rng([seed, n]).normal(size=n)
+
     start = RationalQuadraticSpline.identity(k)
     leaves, tree = jax.tree.flatten(start)
     moved = [leaf + noise(leaf.size).reshape(leaf.shape) for leaf in leaves]
@@ -171,7 +174,10 @@ def test_repeated_knots_are_spread():
     x_knots, y_knots = np.array([0.0, 1, 1, 2]), np.array([0.0, 1, 1, 3])
     curve = RationalQuadraticSpline.from_knots(x_knots, y_knots, np.ones(4))
     x = np.array([0.0, 0.5, 1.0, 1.5, 2.0])
-    value = lambda curve, x: jnp.sum(jnp.stack(forward(curve, x)))
+
+    def value(curve, x):
+        return jnp.sum(jnp.stack(forward(curve, x)))
+
     for leaf in jax.tree.leaves(jax.grad(value, argnums=(0, 1))(curve, x)):
         assert np.all(np.isfinite(leaf))
     assert_close(forward(curve, x)[0][jnp.array([0, 2, 4])], [0, 1, 3])
@@ -211,7 +217,10 @@ def test_errors(user_errors):
     from_knots = RationalQuadraticSpline.from_knots
     for arguments, match in [
         (([0, 1], [0, 1], [1]), r"`derivatives` must have shape \(2,\)"),
-        (([0, 1], [0, 1], [1, 0]), "`derivatives` must be positive; got a minimum of 0"),
+        (
+            ([0, 1], [0, 1], [1, 0]),
+            "`derivatives` must be positive; got a minimum of 0",
+        ),
         (([0, 1], [0, 1], [1, np.inf]), "`derivatives` must be finite"),
         (([1, 0], [0, 1], [1, 1]), "`x` must not decrease"),
         (([0, 1], [0, 1, 2], [1, 1]), "equal shapes"),

@@ -362,8 +362,8 @@ def test_the_defects_of_the_published_program_are_not_in_quantile_transfer(
     np.testing.assert_array_equal(quantile_transfer(x, x), x)
     x, y = marginals["s5"], marginals["t5"]  # it does not move saturated samples
     assert np.max(frcs_marginal_transfer(x, y)) > 0.99
-    assert np.max(quantile_transfer(x, y)) == y.max()
-    assert np.min(quantile_transfer(x, y)) >= y.min()
+    top = np.sort(y)[-round(np.mean(x == 1) * y.size) :]
+    assert_close(np.max(quantile_transfer(x, y)), top.mean(), rtol=1e-4)
     signed = 100 * samples()  # it returns NaN for some data beyond [0, 1]
     assert np.isfinite(frcs_marginal_transfer(signed, -signed)).all()
 

@@ -1,8 +1,8 @@
 """Differentiable transport of distributions in JAX.
 
-Functions on arrays (`transportjax.onedim`, `transportjax.sliced`), maps that are pytrees
-(`transportjax.maps`), solvers that return maps (`transportjax.solvers`), and pictures
-(`transportjax.apps`). The core of it is here, flat: `import transportjax as tj`.
+Functions on arrays (`transportjax.onedim`, `transportjax.sliced`), maps that are
+pytrees (`transportjax.maps`), solvers that return maps (`transportjax.solvers`), and
+pictures (`transportjax.apps`). The core is here, flat: `import transportjax as tj`.
 """
 
 __version__ = "0.1.0"

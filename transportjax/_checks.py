@@ -557,6 +557,13 @@ def check_json(name: str, value: Any) -> None:
         )
 
 
+def check_metadata(name: str, value: Any) -> None:
+    """Raises unless `value` is a dictionary of JSON values."""
+    if not isinstance(value, dict):
+        raise ValueError(f"`{name}` must be a dictionary; got {value!r:.80}.")
+    check_json(name, value)
+
+
 def check_at_most(name: str, count: int, maximum: int, unit: str) -> None:
     """Raises if `name` asks for more than `maximum` of something in a file."""
     if count > maximum:
@@ -697,4 +704,26 @@ def check_spread(name: str, shape: tuple[int, ...], cov: Array) -> None:
             f"`{name}` must vary in every direction; its smallest variance is "
             f"{variances[0]:.2g}, its largest {variances[-1]:.2g}. Remove columns that "
             "are constant or that follow from others, or add a little noise."
+        )
+
+
+def check_clouds(name: str, x: Array) -> None:
+    """Raises unless `x` is a finite, non-empty stack `(k, n, d)` of clouds."""
+    if x.ndim != 3 or 0 in x.shape:
+        raise ValueError(
+            f"`{name}` must have shape (k, n, d), k clouds of n points each; got "
+            f"{x.shape}."
+        )
+    check_finite(name, x)
+
+
+def check_profiles(x_directions: Array, y_directions: Array) -> None:
+    """Raises unless two profiles are along the same directions."""
+    same = x_directions.shape == y_directions.shape
+    if same and is_concrete(x_directions) and is_concrete(y_directions):
+        same = bool(jnp.all(x_directions == y_directions))
+    if not same:
+        raise ValueError(
+            "`x` and `y` must be profiles along the same directions; got directions of "
+            f"shapes {x_directions.shape} and {y_directions.shape} that differ."
         )

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import signal
@@ -115,7 +116,7 @@ def _add_colour(commands: Any) -> None:
     )
     add(
         "--strength",
-        type=_number(0, 1),
+        type=_number(0.0, 1.0),
         default=1.0,
         help="share of the change, 0 to 1 (default: 1)",
     )
@@ -171,7 +172,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--regrain",
         metavar="SMOOTHNESS",
-        type=_number(0),
+        type=_number(0.0),
         nargs="?",
         const=1.0,
         help="restore the grain of the source; larger keeps more (1 if not given)",
@@ -182,7 +183,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no report")
 
 
-def _number(low: float, high: float = float("inf")) -> Any:
+def _number(low: float, high: float = math.inf) -> Any:
     def number(text: str) -> float:
         value = float(text)
         if not low <= value <= high:

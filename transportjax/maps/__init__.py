@@ -9,7 +9,6 @@ from .bijection import AbstractBijection as AbstractBijection
 from .compose import Chain as Chain, Invert as Invert, Scan as Scan
 from .container import ModelFileError as ModelFileError, read_header as read_header
 from .grid import MonotoneGrid as MonotoneGrid
-from .grid import MonotoneGrid as MonotoneGrid
 from .io import load as load, save as save
 from .monotone import MonotoneLinear as MonotoneLinear
 from .sliced import SlicedMap as SlicedMap

@@ -16,7 +16,7 @@ class Affine(AbstractBijection):
     """y = A x + b for an invertible matrix A; an event is a vector of shape (d,).
 
     A is factorised once for all events of a `vmap`. A singular A is accepted, because x
-    can still be mapped; its log-determinant is minus infinity and its inverse not finite.
+    can still be mapped; its log-determinant is minus infinity, its inverse not finite.
 
     Args:
         matrix: A, shape (d, d).
@@ -251,13 +251,14 @@ def optimal_matrix(
 ) -> Float[Array, "d d"]:
     """The symmetric A >= 0 with A cov_x A = cov_y, for cov_x > 0 and cov_y >= 0.
 
-    With cov_x = X X^T, cov_y = Y Y^T and X^T Y = U S V^T it is Y V U^T X^-1. The roots
-    of the textbook formula would square the condition number, which costs float32 three
-    digits on the colours of a photograph.
+    With cov_x = X X^T, cov_y = Y Y^T and X^T Y = U S V^T it is Y V U^T X^-1; a step of
+    Newton's method takes most of the rounding away. The roots of the textbook formula
+    would square the condition number, and cost float32 three digits on photographs.
     """
-    x_root, x_inverse, y_root = _roots(cov_x, cov_y)
-    u, _, v = jnp.linalg.svd(_product(x_root.T, y_root))
-    return _symmetric(_product(_product(y_root, v.T), _product(u.T, x_inverse)))
+    start, factor, inverse, roots = _factorise(cov_x, cov_y)
+    start = _symmetric(start)
+    rest = _rotate(inverse, cov_y - _rotate(start, cov_x))
+    return start + _symmetric(_rotate(factor, _divide(rest, roots)))
 
 
 # A C A = D, for covariances C and D, gives dA (C A) + (C A)^T dA = dD - A dC A: linear
@@ -273,34 +274,30 @@ def _optimal_matrix_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Arr
     def left_side(z: Array) -> Array:
         return _product(z, ca) + _product(ca.T, z)
 
-    # In the notation above C A = P^-T S P^T with P = X^-T U, so that for Z = P W P^T the
-    # equations are W S + S W = P^-1 dD P^-T - ...
+    # C A = P^-T S P^T, so that for Z = P W P^T the left side is P (W S + S W) P^T.
     def solve(_, right: Array) -> Array:
-        factor, inverse, roots = factorise()
+        _, factor, inverse, roots = _factorise(cov_x, cov_y)
         return _rotate(factor, _divide(_rotate(inverse, right), roots))
 
     def solve_transposed(_, right: Array) -> Array:
-        factor, inverse, roots = factorise()
+        _, factor, inverse, roots = _factorise(cov_x, cov_y)
         return _rotate(inverse.T, _divide(_rotate(factor.T, right), roots))
-
-    def factorise() -> tuple[Array, Array, Array]:
-        x_root, x_inverse, y_root = _roots(cov_x, cov_y)
-        u, roots, _ = jnp.linalg.svd(_product(x_root.T, y_root))
-        return _product(x_inverse.T, u), _product(u.T, x_root.T), roots
 
     return matrix, jax.lax.custom_linear_solve(
         left_side, change, solve, solve_transposed
     )
 
 
-def _roots(cov_x: Array, cov_y: Array) -> tuple[Array, Array, Array]:
-    """X and its inverse, and Y, with cov_x = X X^T and cov_y = Y Y^T."""
+def _factorise(cov_x: Array, cov_y: Array) -> tuple[Array, Array, Array, Array]:
+    """A but for rounding, P = X^-T U, P^-1, and diag(S), as in `optimal_matrix`."""
     values, vectors = jnp.linalg.eigh(cov_x)
     deviations = jnp.sqrt(values)
+    x_root, x_inverse = vectors * deviations[None, :], vectors.T / deviations[:, None]
     y_values, y_vectors = jnp.linalg.eigh(cov_y)
-    y_deviations = jnp.sqrt(jnp.maximum(y_values, 0))
-    x_inverse = vectors.T / deviations[:, None]
-    return vectors * deviations[None, :], x_inverse, y_vectors * y_deviations[None, :]
+    y_root = y_vectors * jnp.sqrt(jnp.maximum(y_values, 0))[None, :]
+    u, roots, v = jnp.linalg.svd(_product(x_root.T, y_root))
+    matrix = _product(_product(y_root, v.T), _product(u.T, x_inverse))
+    return matrix, _product(x_inverse.T, u), _product(u.T, x_root.T), roots
 
 
 def _divide(matrix: Array, roots: Array) -> Array:

@@ -72,15 +72,9 @@ def evaluate(
     if shape is not None:
         _checks.check_event("x", x, shape)
     own = [leaf.dtype for leaf in jax.tree.leaves(bijection) if _is_float(leaf)]
-    wide = jnp.dtype("float32")
-    for dtype in own:
-        wide = _wider(wide, dtype)
     is_strong = _is_float(event) and not getattr(event, "weak_type", False)
-    if is_strong or not own:
-        result_dtype = x.dtype
-        wide = _wider(wide, x.dtype)
-    else:
-        result_dtype = max(own, key=lambda dtype: dtype.itemsize)
+    result_dtype = x.dtype if is_strong or not own else _widest(own)
+    wide = _widest([jnp.dtype("float32"), result_dtype, *own])
     apply = _on_explicit_axes(method, x)
     value, log_det = apply(_cast(bijection, wide), x.astype(wide))
     return value.astype(result_dtype), log_det.astype(result_dtype)
@@ -92,8 +86,9 @@ def zero_log_det(x: Array) -> Array:
 
 
 def as_leaf(x: Any) -> Array:
-    """`x` as a leaf: a floating-point array."""
-    return _checks.as_float("a leaf of a map", x)
+    """`x` as a leaf: a floating-point JAX array, whose dtype is not a weak one."""
+    x = _checks.as_float("a leaf of a map", x)
+    return jnp.array(x, dtype=x.dtype)  # a copy: in `vmap`, x can hide a numpy array
 
 
 def at_least_float32(*arrays: Array) -> tuple[Array, ...]:
@@ -104,7 +99,7 @@ def at_least_float32(*arrays: Array) -> tuple[Array, ...]:
 def _on_explicit_axes(
     method: Callable[[M, Array], tuple[Array, Array]], x: Array
 ) -> Callable[[M, Array], tuple[Array, Array]]:
-    """`method`; for an event on a mesh with explicit axes, with the axes made automatic.
+    """`method`; for an event on a mesh with explicit axes, these are made automatic.
 
     Lookups in tables raise there. The axis of events that `vmap` hides keeps its
     sharding, an axis of the event itself loses it.
@@ -115,15 +110,16 @@ def _on_explicit_axes(
     if not explicit:
         return method
     replicated = NamedSharding(mesh, PartitionSpec())
-    return auto_axes(method, axes=explicit, out_sharding=(replicated, replicated))
+    out_sharding = (replicated, replicated)
+    return auto_axes(method, axes=explicit, out_sharding=out_sharding)  # pyright: ignore
 
 
 def _is_float(x: Any) -> bool:
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
 
 
-def _wider(a: Any, b: Any) -> Any:
-    return b if b.itemsize > a.itemsize else a
+def _widest(dtypes: list[Any]) -> Any:
+    return max(dtypes, key=lambda dtype: dtype.itemsize)
 
 
 def _cast(tree: M, dtype: Any) -> M:

@@ -19,7 +19,6 @@ from .bijection import AbstractBijection
 from .compose import Chain, Invert, Scan
 from .container import DTYPES, ModelFileError, Path, read_file, write_file
 from .grid import MonotoneGrid
-from .grid import MonotoneGrid
 from .monotone import MonotoneLinear
 from .sliced import SlicedMap
 from .spline import RationalQuadraticSpline
@@ -30,7 +29,6 @@ _CLASSES: dict[str, type[AbstractBijection]] = {
     "Affine": Affine,
     "Chain": Chain,
     "Invert": Invert,
-    "MonotoneGrid": MonotoneGrid,
     "MonotoneGrid": MonotoneGrid,
     "MonotoneLinear": MonotoneLinear,
     "RationalQuadraticSpline": RationalQuadraticSpline,
@@ -72,7 +70,7 @@ def save(
     """
     _checks.check_bijection("map", map, AbstractBijection)
     metadata = {} if metadata is None else metadata
-    _checks.check_json("metadata", metadata)
+    _checks.check_metadata("metadata", metadata)
     arrays: list[np.ndarray] = []
     tree = _describe(map, arrays)
     write_file(path, tree, metadata, arrays)

@@ -1,4 +1,4 @@
-"""Large samples reduced to a few weighted atoms, one a bin: O(n), one pass."""
+"""Large samples reduced to a few weighted atoms on a grid: O(n), one pass."""
 
 import jax
 import jax.numpy as jnp
@@ -10,83 +10,80 @@ from transportjax._sharding import explicit_mesh_guard
 
 from .levels import checked_samples
 
-_REACH = 8.0  # standard deviations about the mean that the bins cover at most
+_REACH = 8.0  # standard deviations about the mean that the grid covers at most
 
 
 @explicit_mesh_guard
 def binned_atoms(
     x: ArrayLike, *, num_bins: int, weights: ArrayLike | None = None
 ) -> tuple[Float[Array, "*batch k"], Float[Array, "*batch k"]]:
-    """The samples of each of `num_bins` equal bins as one atom: its mean and mass.
+    """The samples shared out to `num_bins` equally spaced atoms: places and masses.
 
-    The bins cover the samples, but reach at most 8 deviations from the mean, so
-    that one outlier does not empty all others; what lies further counts in the outer
-    bins. The mean of the whole sample is kept exactly. The cost is that of a histogram,
-    and on sharded samples nothing but the histograms is communicated.
+    A sample between two places gives to each of them a share that falls linearly with
+    its distance (cloud in cell). So the mean is kept, and the masses are continuous in
+    the samples, where those of a histogram jump. The grid covers the samples, but
+    reaches at most 8 deviations from the mean, so that one outlier does not empty all
+    bins but two; what lies further counts at the ends. The cost is that of two
+    histograms, and on sharded samples nothing but these is communicated.
 
-    Differentiable in `x`: the mean of a bin moves with its samples, and masses are
-    piecewise constant. Differentiable in `weights`.
+    Differentiable in `x`, except where a sample passes a place, and in `weights`.
 
     Args:
         x: samples, (..., n).
-        num_bins: number of bins, static.
+        num_bins: number of atoms, at least 2, static.
         weights: masses >= 0 of the samples, (n,) or the shape of `x`.
 
     Returns:
-        (positions, masses), each (..., num_bins): positions increase strictly, in units
-        of `x` (the centre of the bin where it is empty); masses sum to one.
+        (places, masses), each (..., num_bins): places increase strictly, in units of
+        `x`; masses sum to one.
 
     Raises:
-        ValueError: empty or NaN samples, bad weights, fewer than one bin.
+        ValueError: empty or NaN samples, bad weights, fewer than two bins.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from transportjax.onedim import binned_atoms
-        >>> position, mass = binned_atoms([0.0, 0.1, 0.9, 1.0], num_bins=2)
-        >>> print(position.round(2), mass)
-        [0.05 0.95] [0.5 0.5]
+        >>> x = jnp.array([0.0, 0.25, 1.0, 1.0])
+        >>> place, mass = binned_atoms(x, num_bins=3)
+        >>> print(place, mass)
+        [0.  0.5 1. ] [0.375 0.125 0.5  ]
+
+    References:
+        Hockney and Eastwood, 1988, "Computer simulation using particles", section 5-3.
     """
-    check_count("num_bins", num_bins)
+    check_count("num_bins", num_bins, 2)
     given = as_float("x", x)
     x, masses = checked_samples("x", given, weights, "weights")
     if masses is None:
         masses = jnp.ones_like(x)
-    shape = x.shape[:-1]
-    flat = x.reshape(-1, x.shape[-1])
-    positions, masses = jax.vmap(_bin_row, in_axes=(0, 0, None))(
-        flat, masses.reshape(flat.shape), num_bins
+    rows, out = (-1, x.shape[-1]), (*x.shape[:-1], num_bins)
+    both = jax.vmap(_bin_row, in_axes=(0, 0, None))(
+        x.reshape(rows), masses.reshape(rows), num_bins
     )
-    out = (*shape, num_bins)
-    return tuple(a.reshape(out).astype(given.dtype) for a in (positions, masses))
+    places, masses = (a.reshape(out).astype(given.dtype) for a in both)
+    return places, masses
 
 
 def _bin_row(
     x: Float[Array, " n"], weights: Float[Array, " n"], num_bins: int
 ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
     weights = weights / jnp.sum(weights)
-    low, width = _bins(x, weights, num_bins)
-    place = (x - low) / width
-    index = jnp.clip(jnp.floor(place), 0, num_bins - 1).astype(jnp.int32)
-    centre = index.astype(x.dtype) + 0.5
+    low, width = _grid(x, weights, num_bins)
+    last = num_bins - 1
+    steps = (x - low) / width
+    inside = jnp.where(steps > 0, jnp.where(steps < last, steps, last), 0)
+    start = jnp.minimum(jnp.floor(jax.lax.stop_gradient(inside)), last - 1)
+    index, share = start.astype(jnp.int32), inside - start
     zeros = jnp.zeros((num_bins,), x.dtype) + 0 * low
-    mass = zeros.at[index].add(weights)
-    # Offsets from the centre, not positions: small numbers add up without loss. With
-    # the bin's index held constant the edges cancel in the derivative of the mean.
-    moment = zeros.at[index].add(weights * (place - centre))
-    filled = mass > 0
-    offset = jnp.where(filled, moment / jnp.where(filled, mass, 1), 0)
-    inner = jnp.clip(offset[1:-1], -0.5, 0.5)  # rounding must not reorder the bins
-    if num_bins > 1:
-        first = jnp.minimum(offset[:1], 0.5)
-        last = jnp.maximum(offset[-1:], -0.5)
-        offset = jnp.concatenate([first, inner, last])
-    number = jnp.arange(num_bins).astype(x.dtype) + 0.5
-    return low + width * (number + offset), mass
+    mass = zeros.at[index].add(weights * (1 - share), mode="promise_in_bounds")
+    mass = mass.at[index + 1].add(weights * share, mode="promise_in_bounds")
+    return low + width * jnp.arange(num_bins).astype(x.dtype), mass
 
 
-def _bins(
+def _grid(
     x: Float[Array, " n"], weights: Float[Array, " n"], num_bins: int
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The lower edge of the first bin, and the width of the bins (> 0)."""
+    """The first place, and the distance of the places (> 0)."""
     used = weights > 0
     least = jnp.min(jnp.where(used, x, jnp.inf))
     most = jnp.max(jnp.where(used, x, -jnp.inf))
@@ -98,8 +95,8 @@ def _bins(
     reach = jnp.where(positive, _REACH * deviation, 0)
     low = jnp.maximum(least, mean - reach)
     high = jnp.minimum(most, mean + reach)
-    # a constant sample still needs bins that differ in this dtype
+    # a constant sample still needs places that differ in this dtype
     size = jnp.maximum(jnp.abs(least), jnp.abs(most))
     info = jnp.finfo(x.dtype)
     floor = size * (8 * float(info.eps)) + 8 * float(info.tiny) / float(info.eps)
-    return low, jnp.maximum((high - low) / num_bins, floor)
+    return low, jnp.maximum((high - low) / (num_bins - 1), floor)

@@ -206,9 +206,8 @@ def _counts(counts: ArrayLike, other: Array) -> tuple[Array, Array, jnp.dtype]:
         check_counts("counts", counts)
         return counts, working_precision(other), other.dtype
     counts = as_float("counts", counts)
-    with jax.ensure_compile_time_eval():
-        check_samples("counts", counts)
-        check_weights("counts", counts, counts.shape)
+    check_samples("counts", counts)
+    check_weights("counts", counts, counts.shape)
     wide = working_precision(counts)
     return wide, other.astype(wide.dtype), counts.dtype
 

@@ -179,15 +179,12 @@ def checked_samples(
     name: str, x: Array, weights: ArrayLike | None, weights_name: str
 ) -> tuple[Array, Array | None]:
     """Checked samples and weights of their shape, in the precision to compute with."""
-    # A constant of a compiled program has values: look at them outside of its trace.
-    with jax.ensure_compile_time_eval():
-        check_samples(name, x)
+    check_samples(name, x)
     if weights is None:
         return working_precision(x), None
     weights = as_float(weights_name, weights)
     shared = x.ndim > 1 and weights.ndim == 1
-    with jax.ensure_compile_time_eval():
-        check_weights(weights_name, weights, x.shape[-1:] if shared else x.shape)
+    check_weights(weights_name, weights, x.shape[-1:] if shared else x.shape)
     x = working_precision(x)
     return x, jnp.broadcast_to(weights.astype(x.dtype), x.shape)
 

@@ -25,7 +25,8 @@ def order_statistics(
     their order-preserving integer keys tells which 256th part of the numbers holds each
     rank, the next histogram refines that, and after 4 passes (2 for half, 8 for double
     precision) the number is known to the last bit. Counts are integers, so every
-    partition over devices gives the same bits.
+    partition over devices gives the same bits. On one device a sort is as fast from
+    some 16 ranks on.
 
     Differentiable in `x`: an order statistic moves with its sample; where samples tie,
     with the mean of them.
@@ -59,8 +60,7 @@ def order_statistics(
         the problem; the method is a radix sort that keeps only the digits it needs.
     """
     x, ranks = as_float("x", x), jnp.asarray(ranks)
-    with jax.ensure_compile_time_eval():
-        check_samples("x", x)
+    check_samples("x", x)
     n = x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
     check_ranks("ranks", ranks, n)
     ranks = ranks if ranks.dtype.itemsize > 4 else ranks.astype(jnp.int32)

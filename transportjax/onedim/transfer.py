@@ -142,8 +142,9 @@ def quantile_transfer(
         y_mass = _sorted_weights(y, y_weights, y_permutation, batch)
         i, j, mass, _ = weighted_levels(x_mass, y_mass)
         segments = i, j, mass
-        previous, following = neighbours(y_mass > 0)
-        y = take(y, jnp.where(following < y.shape[-1], following, previous))
+        if y_weights is not None:  # a sample without mass shall not be seen
+            previous, following = neighbours(y_mass > 0)
+            y = take(y, jnp.where(following < y.shape[-1], following, previous))
     image = _run_means(x, y, *segments)
     permutation = jnp.broadcast_to(permutation, image.shape)
     return unpermute(image, permutation).astype(dtype)

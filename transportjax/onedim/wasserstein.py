@@ -9,9 +9,6 @@ into segments of mass delta_k, on each of which one x_(i_k) meets one y_(j_k):
 Where no weights are given, the segments are known from the sizes alone. Derivatives
 hold the permutations and the pairs (i_k, j_k) constant, which is exact almost
 everywhere.
-
-References:
-    Peyré and Cuturi, 2019, "Computational optimal transport", section 2.6.
 """
 
 from typing import Any
@@ -25,8 +22,14 @@ from jaxtyping import Array, Float, Int32
 from transportjax._checks import check_batches, check_number, common_float
 from transportjax._sharding import explicit_mesh_guard
 
-from .levels import checked_samples, take
-from .merging import MergedLevels, uniform_levels, uniform_overlaps, weighted_levels
+from .levels import checked_samples
+from .merging import (
+    MergedLevels,
+    pick,
+    uniform_levels,
+    uniform_overlaps,
+    weighted_levels,
+)
 from .sorting import permute, sort, sort_with_permutation, unpermute
 
 
@@ -51,7 +54,8 @@ def wasserstein_1d(
     Args:
         x: finite samples, (..., n).
         y: finite samples, (..., m); the batches broadcast, so one `y` serves all rows.
-        p: the exponent >= 1: a number, or a scalar array. 1 and 2 are fastest.
+        p: the exponent, in [1, 1000]: a number or a scalar array. Integers are fastest,
+            and each is compiled apart.
         x_weights: masses >= 0 of `x`, (n,) or the shape of `x`; normalised, so that
             their scale does not matter. None: uniform, which is faster.
         y_weights: likewise of `y`.
@@ -74,9 +78,7 @@ def wasserstein_1d(
         5.25
 
     References:
-        Peyré and Cuturi, 2019, "Computational optimal transport", section 2.6;
-        Bonneel, Rabin, Peyré and Pfister, 2015, "Sliced and Radon Wasserstein
-        barycenters of measures", section 2.
+        Peyré and Cuturi, 2019, "Computational optimal transport", section 2.6.
     """
     x, y, p, a, b, dtype = _arguments(x, y, p, x_weights, y_weights)
     return _distance(x, y, p, a, b).astype(dtype)
@@ -127,9 +129,9 @@ def plan_1d(
 
     Args:
         x: finite samples, (..., n).
-        y: finite samples, (..., m); the batches broadcast.
-        x_weights: masses >= 0 of `x`, (n,) or the shape of `x`; normalised.
-        y_weights: likewise of `y`.
+        y: finite samples, (..., m).
+        x_weights: masses of `x`, as in `wasserstein_1d`.
+        y_weights: masses of `y`.
 
     Returns:
         A `Plan1D` of total mass one, with n + m - 1 entries for each row of the batch.
@@ -181,10 +183,10 @@ def potentials_1d(
 
     Args:
         x: finite samples, (..., n).
-        y: finite samples, (..., m); the batches broadcast.
-        p: the exponent >= 1: a number, or a scalar array.
-        x_weights: masses >= 0 of `x`, (n,) or the shape of `x`; normalised.
-        y_weights: likewise of `y`.
+        y: finite samples, (..., m).
+        p: the exponent, in [1, 1000]: a number or a scalar array.
+        x_weights: masses of `x`, as in `wasserstein_1d`.
+        y_weights: masses of `y`.
 
     Returns:
         f, one number for each `x`, and g, one for each `y`.
@@ -241,7 +243,7 @@ def cost_of_sorted(
     Args:
         x: sorted samples, in the precision to compute with.
         y: sorted samples of the same dtype; the batches broadcast.
-        p: the exponent >= 1.
+        p: the exponent >= 1; an int is static, and faster than a float.
         x_weights: masses in the order of `x`, of its shape.
         y_weights: likewise of `y`.
 
@@ -255,23 +257,16 @@ def cost_of_sorted(
             return jnp.mean(power_cost(x - y, p), axis=-1)
         return _uneven_cost(x, y, p) if n > m else _uneven_cost(y, x, p)
     levels = weighted_levels(_filled(a, x), _filled(b, y))
-    gap = take(x, levels.rows) - take(y, levels.columns)
+    gap = pick(x, levels.rows) - pick(y, levels.columns)
     return _expected_cost(gap, levels.mass, p)
 
 
 def power_cost(difference: Float[Array, "*shape"], p: Any) -> Float[Array, "*shape"]:
-    """|difference|^p, with derivative zero at zero for every p >= 1."""
+    """|difference|^p, with derivative zero at zero for every p >= 1; fast for ints."""
     if isinstance(p, int) and p % 2 == 0:
         return difference**p
     size = difference * jnp.sign(difference)  # the derivative of `abs` at zero is one
     return size**p
-
-
-def pick(x: Array, places: Array | np.ndarray) -> Array:
-    """`x[places]` along the last axis; places of numpy are the same for all rows."""
-    if isinstance(places, np.ndarray):
-        return x.at[..., places].get(mode="promise_in_bounds")
-    return take(x, places)
 
 
 def sort_weighted(
@@ -308,8 +303,8 @@ def _arguments(
     x, x_weights = checked_samples("x", x, x_weights, "x_weights")
     y, y_weights = checked_samples("y", y, y_weights, "y_weights")
     check_batches("x", x, "y", y)
-    check_number("p", p, low=1.0)
-    if isinstance(p, int | float) and p == int(p):
+    check_number("p", p, low=1.0, high=1000.0)
+    if isinstance(p, int | float | np.number) and p == int(p):
         p = int(p)  # static: multiplications instead of a general power
     else:
         p = jnp.asarray(p, x.dtype)
@@ -342,7 +337,7 @@ def _merged(
 
 
 def _filled(weights: Array | None, x: Array) -> Array:
-    """The weights of `x`, or equal ones."""
+    """The weights of `x`, or ones."""
     return jnp.ones_like(x) if weights is None else weights
 
 
@@ -357,9 +352,8 @@ def _expected_cost(gap: Array, mass: Any, p: Any) -> Array:
 def _sums_before(step: Array) -> Array:
     """0, the cumulative sums of `step`, and the last of them again."""
     sums = jnp.cumsum(step, axis=-1)
-    sums = jnp.concatenate(
-        [jnp.zeros_like(sums, shape=(*step.shape[:-1], 1)), sums], -1
-    )
+    zero = jnp.zeros_like(step, shape=(*step.shape[:-1], 1))
+    sums = jnp.concatenate([zero, sums], axis=-1)
     return jnp.concatenate([sums, sums[..., -1:]], axis=-1)
 
 

@@ -13,6 +13,12 @@ from .distance import (
     sliced_wasserstein as sliced_wasserstein,
 )
 from .greedy import greedy_rotations as greedy_rotations
+from .profiles import (
+    SlicedProfile as SlicedProfile,
+    pairwise_sliced_wasserstein as pairwise_sliced_wasserstein,
+    profile_distance as profile_distance,
+    sliced_profile as sliced_profile,
+)
 from .sobol import sobol_directions as sobol_directions
 from .strategies import (
     AbstractDirections as AbstractDirections,

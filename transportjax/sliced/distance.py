@@ -187,7 +187,7 @@ def _checked(
             check_weights(name, values, (count,))
         return values
 
-    power, exponent = _static_or_array(p, work)
+    power, exponent = static_or_array(p, work)
     a = masses("x_weights", x_weights, x.shape[0])
     b = masses("y_weights", y_weights, y.shape[0])
     w = masses("weights", weights, directions.shape[0])
@@ -195,7 +195,7 @@ def _checked(
     return _Problem(_Clouds(x, y, a, b, exponent), directions, w), power, dtype
 
 
-def _static_or_array(p: Any, dtype: Any) -> tuple[int | float | None, Array | None]:
+def static_or_array(p: Any, dtype: Any) -> tuple[int | float | None, Array | None]:
     """The exponent as a number of Python, or else as an array."""
     if isinstance(p, int | float | np.number):
         return (int(p) if p == int(p) else float(p)), None
@@ -261,17 +261,24 @@ def _all_costs(problem: _Problem, power: int | float | None, num_blocks: int) ->
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _mean_cost(problem: _Problem, power: int | float | None, num_blocks: int) -> Array:
     """The weighted mean of the costs."""
-    weights = problem.weights
-    if weights is None:
-        each = 1 / problem.directions.shape[0]
-        weights = jnp.full_like(problem.directions[:, 0], each)
-    else:
-        weights = weights / jnp.max(weights)
-        weights = weights / jnp.sum(weights)
-    problem = problem._replace(weights=weights)
     if num_blocks == 1:
-        return problem.weights @ _costs(problem.clouds, problem.directions, power)
+        costs = _costs(problem.clouds, problem.directions, power)
+        return weighted_mean(costs, problem.weights)
+    weights = _normalised(problem.weights, problem.directions[:, 0])
+    problem = problem._replace(weights=weights)
     return _mean_over_blocks(problem, power, num_blocks)
+
+
+def weighted_mean(costs: Array, weights: Array | None) -> Array:
+    """The mean of the costs, by weights that need not sum to one."""
+    return _normalised(weights, costs) @ costs
+
+
+def _normalised(weights: Array | None, like: Array) -> Array:
+    if weights is None:
+        return jnp.full_like(like, 1 / like.shape[0])
+    weights = weights / jnp.max(weights)
+    return weights / jnp.sum(weights)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))

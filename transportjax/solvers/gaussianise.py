@@ -1,5 +1,7 @@
 """Gaussianisation: a normalising flow from data, without gradient descent."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -171,29 +173,43 @@ def _fit_splines(
     itself.
     """
     atoms, masses = binned_atoms(x, num_bins=_NUM_BINS, weights=weights)
-    mean = jnp.sum(masses * atoms, axis=-1, keepdims=True)
-    spread = jnp.sqrt(jnp.sum(masses * (atoms - mean) ** 2, axis=-1))
     count = x.shape[-1] if weights is None else _effective_count(weights)
-    h = bandwidth * spread * jnp.asarray(count).astype(x.dtype) ** -0.2
-    levels = _knot_levels(num_knots).astype(x.dtype)
-    knots = quantile(atoms, levels, weights=masses)
-    # ties leave no room between knots: an increasing ramp of a thousandth of the spread
-    ramp = jnp.linspace(-0.5e-3, 0.5e-3, num_knots, dtype=x.dtype)
-    knots = knots + spread[:, None] * ramp
-    score = (knots[:, :, None] - atoms[:, None, :]) / h[:, None, None]
-    share = jnp.sum(masses[:, None, :] * ndtr(score), axis=-1)
-    tiny = float(jnp.finfo(x.dtype).eps)
-    normal = ndtri(jnp.clip(share, tiny, 1 - tiny))
-    widen = jnp.sqrt(1 + (h / spread) ** 2)[:, None]
-    density = jnp.sum(masses[:, None, :] * _normal_pdf(score), axis=-1) / h[:, None]
-    slope = widen * density / jnp.maximum(_normal_pdf(normal), tiny)
-    value = widen * normal
-    cost = jnp.mean(
-        jnp.sum(jnp.diff(levels) * (value - knots)[:, 1:] ** 2, axis=-1), axis=0
+    relative = bandwidth * jnp.asarray(count).astype(x.dtype) ** -0.2
+    fit = functools.partial(
+        _fit_spline, relative=relative, step_size=step_size, num_knots=num_knots
     )
+    splines, costs = jax.vmap(fit)(atoms, masses)
+    return splines, jnp.mean(costs)
+
+
+def _fit_spline(
+    atoms: Float[Array, " b"],
+    masses: Float[Array, " b"],
+    *,
+    relative: Float[Array, ""],
+    step_size: Float[Array, ""],
+    num_knots: int,
+) -> tuple[RationalQuadraticSpline, Float[Array, ""]]:
+    """One spline, by a kernel of the `relative` width in units of the deviation."""
+    mean = jnp.sum(masses * atoms)
+    spread = jnp.sqrt(jnp.sum(masses * (atoms - mean) ** 2))
+    levels = _knot_levels(num_knots).astype(atoms.dtype)
+    # ties leave no room between knots: an increasing ramp of a thousandth of the spread
+    ramp = jnp.linspace(-0.5e-3, 0.5e-3, num_knots, dtype=atoms.dtype)
+    knots = quantile(atoms, levels, weights=masses) + spread * ramp
+    h = relative * spread
+    score = (knots[:, None] - atoms[None, :]) / h
+    share = jnp.matmul(ndtr(score), masses, precision="highest")
+    density = jnp.matmul(_normal_pdf(score), masses, precision="highest") / h
+    tiny = float(jnp.finfo(atoms.dtype).eps)
+    normal = ndtri(jnp.clip(share, tiny, 1 - tiny))
+    widen = jnp.sqrt(1 + relative**2)
+    value = widen * normal
+    slope = widen * density / jnp.maximum(_normal_pdf(normal), tiny)
+    cost = jnp.sum(jnp.diff(levels) * (value - knots)[1:] ** 2)
     value = knots + step_size * (value - knots)
     slope = jnp.maximum(1 + step_size * (slope - 1), _LEAST_SLOPE)
-    return jax.vmap(RationalQuadraticSpline.from_knots)(knots, value, slope), cost
+    return RationalQuadraticSpline.from_knots(knots, value, slope), cost
 
 
 def _knot_levels(num_knots: int) -> Float[Array, " k"]:

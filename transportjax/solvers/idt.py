@@ -67,7 +67,8 @@ def idt(
     and their derivative in `source` is zero. To push gradients through the transfer
     into its input, hold the map:
     `jax.vmap(jax.lax.stop_gradient(solution.map))(source)`.
-    To learn the target, do not.
+    To learn the target, do not. With bins, whose masses are continuous in the samples,
+    both derivatives are there, those of the binned transfer.
 
     Args:
         source: points to move, (n, d).
@@ -76,9 +77,9 @@ def idt(
         directions: which axes next, orthonormal rows (p <= d). The greedy rotation
             sequence up to three dimensions, Haar rotations above, if None.
         num_steps: number of steps; compile time does not depend on it.
-        num_bins: each projection is reduced to so many bins, each one atom at the mean
-            of its samples: O(n), one pass, histograms on sharded points. None: exact,
-            by sorting, one knot a sample; for small samples and heavy tails.
+        num_bins: each projection is shared out to so many equally spaced atoms, which
+            are the knots: O(n), one pass, histograms on sharded points. None: exact, by
+            sorting, one knot a sample; for small samples and heavy tails.
         step_size: share in (0, 1] of each transfer that is carried out (relaxation).
         source_weights: masses >= 0 of the source, (n,).
         target_weights: masses >= 0 of the target, (m,).
@@ -195,9 +196,7 @@ def _fit_marginals(
     y, y_masses = binned_atoms(y, num_bins=num_bins, weights=y_weights)
     move, cost = jax.vmap(_transfer_atoms)(x, y, x_masses, y_masses)
     moved = _bridge(x, x + step_size * move, x_masses)
-    nodes = jax.vmap(lambda a, b: jnp.linspace(a, b, num_bins + 1))(x[:, 0], x[:, -1])
-    values = jax.vmap(jnp.interp)(nodes, x, moved)
-    marginals = jax.vmap(MonotoneGrid.from_values)(x[:, 0], x[:, -1], values)
+    marginals = jax.vmap(MonotoneGrid.from_values)(x[:, 0], x[:, -1], moved)
     return marginals, jnp.mean(cost)
 
 
