@@ -34,7 +34,10 @@ def check_gradient(function, *args, eps=1e-6, rtol=1e-6, atol=1e-8):
     rng = np.random.default_rng(0)
     args = tuple(jnp.asarray(a, dtype="float64") for a in args)
     tangents = tuple(jnp.asarray(rng.normal(size=a.shape)) for a in args)
-    shift = lambda s: [a + s * t for a, t in zip(args, tangents, strict=True)]
+
+    def shift(s):
+        return [a + s * t for a, t in zip(args, tangents, strict=True)]
+
     numeric = (function(*shift(eps)) - function(*shift(-eps))) / (2 * eps)
     _, forward = jax.jvp(function, args, tangents)
     grads = jax.grad(function, argnums=tuple(range(len(args))))(*args)

@@ -238,7 +238,7 @@ def test_mutated_files_raise_one_kind_of_error(path):
     text = json.dumps(header).encode()
     num_loaded = 0
     for trial in range(600):
-        # anywhere, found by the checksums; or in the header, and its checksum made right
+        # anywhere, found by the checksums; or in the header, with a right checksum
         anywhere = trial % 2
         path.write_bytes(
             mutate(content, rng) if anywhere else pack(mutate(text, rng), data)

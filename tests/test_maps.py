@@ -66,7 +66,7 @@ MAKERS = {
     "linear": (lambda key: _first(_linear(key)), ()),
     "spline": (lambda key: _first(_spline(key)), ()),
     "sliced": (_sliced, (3,)),
-    "sliced, p < d": (lambda key: _sliced(key, 2, 4, _spline), (4,)),
+    "sliced, p < d": (lambda key: _sliced(key, 5, 6, _spline), (6,)),
     "chain": (lambda key: tm.Chain((_affine(key), _sliced(key))), (3,)),
     "scan": (lambda key: tm.Scan(jax.vmap(_sliced)(jr.split(key, 4))), (3,)),
     "scan of numbers": (lambda key: tm.Scan(_linear(key, p=3)), ()),

@@ -1,6 +1,6 @@
 """Figures of what a transfer did."""
 
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +11,10 @@ _COLOURS = ("#c8372d", "#3f8f3a", "#3566b8")
 
 
 def comparison_figure(
-    out: str | BinaryIO, source: np.ndarray, palette: np.ndarray, result: np.ndarray
+    out: Any,
+    source: np.ndarray,
+    palette: np.ndarray,
+    result: np.ndarray,
 ) -> None:
     """A figure of a colour transfer: three pictures above their histograms.
 

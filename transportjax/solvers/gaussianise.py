@@ -107,10 +107,16 @@ def gaussianise(
         check_weights("weights", weights, source.shape[:1])
     if directions is None:
         directions = OrthonormalDirections()
-    swept = [jnp.asarray(v).astype(source.dtype) for v in (bandwidth, step_size)]
     whiten = _whitening(source, weights)
     layers, points, cost = _gaussianise(
-        jax.vmap(whiten)(source), weights, key, directions, *swept, num_steps, num_knots
+        jax.vmap(whiten)(source),
+        weights,
+        key,
+        directions,
+        jnp.asarray(bandwidth).astype(source.dtype),
+        jnp.asarray(step_size).astype(source.dtype),
+        num_steps,
+        num_knots,
     )
     return Solution(Chain((whiten, layers)), points, {"cost": cost})
 

@@ -157,7 +157,8 @@ def _idt(
         marginals, cost = _fit_marginals(
             _project(axes, points),
             _project(axes, target),
-            *weights,
+            weights[0],
+            weights[1],
             step_size,
             num_bins,
         )
@@ -188,10 +189,11 @@ def _fit_marginals(
     """The transfers along each axis, and the mean W_2^2 that they remove."""
     if num_bins is None:
         x_weights, y_weights = _in_rows(x_weights, x), _in_rows(y_weights, y)
-        masses = {"x_weights": x_weights, "y_weights": y_weights}
-        moved = x + step_size * (quantile_transfer(x, y, **masses) - x)
+        image = quantile_transfer(x, y, x_weights=x_weights, y_weights=y_weights)
+        cost = wasserstein_1d(x, y, x_weights=x_weights, y_weights=y_weights)
+        moved = x + step_size * (image - x)
         marginals = jax.vmap(MonotoneLinear.from_knots)(sort(x), sort(moved))
-        return marginals, jnp.mean(wasserstein_1d(x, y, **masses))
+        return marginals, jnp.mean(cost)
     x, x_masses = binned_atoms(x, num_bins=num_bins, weights=x_weights)
     y, y_masses = binned_atoms(y, num_bins=num_bins, weights=y_weights)
     move, cost = jax.vmap(_transfer_atoms)(x, y, x_masses, y_masses)
