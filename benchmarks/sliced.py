@@ -26,7 +26,8 @@ def cases(options: Namespace) -> Iterator[Case]:
         n, d, num = _SIZES[name]
         x, y, directions = _clouds(n, n, d, num, options.dtype)
         size = f"({n}, {d}) x {num}"
-        yield Case(f"value {size}", (x, y, directions), _values())
+        # POT adds up the masses of the points in single precision
+        yield Case(f"value {size}", (x, y, directions), _values(), rtol=2e-3)
         yield Case(
             f"value, gradient {size}",
             (x, y, directions),

@@ -84,6 +84,8 @@ def test_wide_leaves_are_never_rounded_in_silence(tmp_path):
         save(tmp_path / "map", RationalQuadraticSpline.identity(4))
     with pytest.raises(ModelFileError, match="holds float64 arrays.*enable_x64"):
         load(tmp_path / "map")
+    with pytest.raises(ModelFileError, match="holds float64 arrays.*enable_x64"):
+        load(tmp_path / "map", dtype="float64")
     narrow = load(tmp_path / "map", dtype="float32")
     assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {jnp.dtype("float32")}
     assert_close(narrow(0.7), 0.7)
