@@ -359,4 +359,6 @@ def test_what_cannot_be_saved(tmp_path, user_errors):
         save(target, affine, metadata={"a": "x" * 2**20})
     with pytest.raises(ValueError, match="`dtype` must be a floating-point type"):
         load(target, dtype="int32")
+    with pytest.raises(ValueError, match="`dtype` must be a floating-point type"):
+        load(target, dtype="wide")
     assert not os.listdir(tmp_path)

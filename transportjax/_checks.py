@@ -728,3 +728,15 @@ def check_profiles(x_directions: Array, y_directions: Array) -> None:
             "`x` and `y` must be profiles along the same directions; got directions of "
             f"shapes {x_directions.shape} and {y_directions.shape} that differ."
         )
+
+
+def exact_float_dtype(dtype: Any) -> Any:
+    """`dtype` as a floating-point dtype, also where JAX has it disabled."""
+    try:
+        dtype = jnp.dtype(dtype)
+        is_float = jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:
+        is_float = False
+    if not is_float:
+        raise ValueError(f"`dtype` must be a floating-point type; got {dtype}.")
+    return dtype

@@ -92,9 +92,7 @@ def load(path: Path, *, dtype: Any = None) -> AbstractBijection:
             and no `dtype` says what to round them to.
         OSError: the file is missing or cannot be read.
     """
-    if dtype is not None:
-        _checks.as_float_dtype(dtype)
-        dtype = jnp.dtype(dtype)  # as it is said: float64 where there is none raises
+    dtype = None if dtype is None else _checks.exact_float_dtype(dtype)
     header, stored = read_file(path)
     builder = _Builder(path, [_to_jax(path, array, dtype) for array in stored])
     map = builder.build(header["tree"])
