@@ -66,7 +66,8 @@ def sliced_wasserstein(
             uniform.
         chunk: how many directions to hold at once. Memory is about 6 `chunk (n + m)`
             numbers, with or without the gradient. None: all directions of small clouds,
-            and at least 64 of any.
+            and at least 64 of any. Second derivatives by reverse mode need all
+            directions in one block on JAX 0.10, which loses them otherwise.
         root: whether to return SW_p, in units of `x`, rather than its power p. The
             gradient of the root is zero where the distance is zero.
 
