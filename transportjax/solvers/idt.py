@@ -39,6 +39,8 @@ from transportjax.sliced import (
 
 from .solution import Solution
 
+_LEAST_MASS = 1e-5  # of a bin, in units of the mean: less counts as empty
+
 
 @explicit_mesh_guard
 def idt(
@@ -229,7 +231,8 @@ def _bridge(
 ) -> Float[Array, "p k"]:
     """`y`, on a straight line over the empty bins: they say nothing about the map."""
     last = x.shape[-1] - 1
-    before, after = neighbours(masses > 0)
+    # what rounding leaves in a bin is no mass: its level may be that of a neighbour
+    before, after = neighbours(masses > _LEAST_MASS / x.shape[-1])
     left, right = jnp.maximum(before, 0), jnp.minimum(after, last)
     x_left, x_right, y_left, y_right = (
         take(values, places)
