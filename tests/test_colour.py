@@ -114,7 +114,7 @@ def test_every_kind_of_array_comes_back_as_it_came(pair):
 def test_eight_bits_are_rounded_from_the_direct_evaluation(pair):
     source, palette = (p[::4, ::4] for p in pair)
     fitted = fit_colour_map(source, palette)
-    direct = apply_colour_map(fitted, source / np.float32(255)) * 255
+    direct = apply_colour_map(fitted, source / np.float32(255)).astype(float) * 255
     graded = apply_colour_map(fitted, source)
     np.testing.assert_array_equal(graded, np.clip(np.rint(direct), 0, 255))
 

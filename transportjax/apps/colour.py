@@ -1,5 +1,6 @@
 """Colour transfer: the colours of one picture given to another."""
 
+import concurrent.futures
 from typing import Any
 
 import equinox as eqx
@@ -107,10 +108,13 @@ def _fit_idt(
     pictures: tuple[_Masked, ...], space: str, num_steps: int, seed: int
 ) -> AbstractBijection:
     """From a stratified sample of each picture."""
-    x, y = (
-        _to_space(to_unit(sample_colours(pixels, 1 << 14, seed=seed, mask=mask)), space)
-        for pixels, mask in pictures
-    )
+
+    def sample(picture: _Masked) -> np.ndarray:
+        pixels, mask = picture
+        return to_unit(sample_colours(pixels, 1 << 14, seed=seed, mask=mask))
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # numpy lets go of the lock
+        x, y = (_to_space(colours, space) for colours in pool.map(sample, pictures))
     # bins as fine as shadows need in linear light, or next to values far above white
     fine = space == "linear" or max(x.max(), y.max()) > 1
     num_bins = 4096 if fine and space in ("rgb", "grey", "linear") else 512

@@ -101,14 +101,13 @@ class MonotoneGrid(AbstractBijection):
         rises = cumulate(self.log_heights)
         width = jnp.exp(self.log_width)
         offset = x - self.x0
-        below, above = offset < 0, offset >= last * width
-        inside = jnp.where(below, 0, jnp.where(above, last * width, offset))
-        place = inside * jnp.exp(-self.log_width)
-        start = jnp.clip(jnp.floor(jax.lax.stop_gradient(place)), 0, last - 1)
-        index = start.astype("int32")
+        place = jnp.clip(offset * jnp.exp(-self.log_width), 0, last)
+        index = jnp.minimum(jax.lax.stop_gradient(place).astype("int32"), last - 1)
+        share = place - index.astype(x.dtype)
         left, right = lookup(rises, index), lookup(rises, index + 1)
         # the tails: what the clipping cut off goes on with slope one
-        value = left + (right - left) * (place - start) + (offset - inside)
+        value = left + (right - left) * share + (offset - place * width)
+        below, above = offset < 0, offset >= last * width
         log_slope = lookup(self.log_heights, index) - self.log_width
         return self.y0 + value, jnp.where(below | above, 0, log_slope)
 
