@@ -22,12 +22,12 @@ from .arrays import hard_mask, join_alpha, split_alpha
 from .colour_map import (
     COLOUR_SPACES,
     ColourMap,
-    apply_colour_map,
+    apply_found,
     channels,
     in_blocks,
 )
 from .picture import from_unit, to_unit
-from .reduction import sample_colours, valid_colours
+from .reduction import find_distinct, sample_colours, valid_colours
 from .regrain import regrain
 
 METHODS = ("idt", "mkl")
@@ -194,18 +194,21 @@ def colour_transfer(
     """
     if smoothness is not None:
         check_number("smoothness", smoothness, 0)
-    fitted = fit_colour_map(
-        source,
-        palette,
-        method=method,
-        space=space,
-        strength=strength,
-        num_steps=num_steps,
-        seed=seed,
-        mask=mask,
-        palette_mask=palette_mask,
-    )
-    graded = apply_colour_map(fitted, source, mask=mask)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        picture, _ = split_alpha("source", source)
+        found = pool.submit(find_distinct, picture)  # while the map is fitted
+        fitted = fit_colour_map(
+            source,
+            palette,
+            method=method,
+            space=space,
+            strength=strength,
+            num_steps=num_steps,
+            seed=seed,
+            mask=mask,
+            palette_mask=palette_mask,
+        )
+        graded = apply_found(fitted, source, mask, found.result())
     if smoothness is None:
         return graded
     return restore_grain(source, graded, smoothness=smoothness)

@@ -22,7 +22,7 @@ from transportjax.maps import (
 from .arrays import blend, join_alpha, soft_mask, split_alpha
 from .lut import Lut, apply_lut, bake, table_error, write_cube
 from .picture import from_unit, to_unit
-from .reduction import map_distinct, sample_colours
+from .reduction import Distinct, map_distinct, sample_colours
 from .spaces import SPACES
 
 COLOUR_SPACES = ("rgb", "linear", "lab", "oklab", "luma", "chroma")
@@ -99,6 +99,13 @@ def apply_colour_map(
     Raises:
         ValueError: not a picture, a grey map on a colour picture or the reverse.
     """
+    return apply_found(colour_map, pixels, mask, None)
+
+
+def apply_found(
+    colour_map: ColourMap | Lut, pixels: Any, mask: Any, found: Distinct | None
+) -> Any:
+    """`apply_colour_map`, where the distinct colours may have been found already."""
     picture, alpha = split_alpha("pixels", pixels)
     count = 3 if isinstance(colour_map, Lut) or colour_map.space != "grey" else 1
     if picture.shape[-1] != count:
@@ -113,6 +120,7 @@ def apply_colour_map(
                 _evaluate(colour_map, to_unit(colours)), np.uint8
             ),
             picture,
+            found,
         )
     else:
         flat = to_unit(picture).reshape(-1, count)

@@ -1,6 +1,7 @@
 """Pictures reduced to a few thousand colours with the same law; tables of colours."""
 
 from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -98,8 +99,27 @@ def _uncurve(codes: np.ndarray, channels: int) -> np.ndarray:
     return out
 
 
+class Distinct(NamedTuple):
+    """The colours of an 8-bit picture, packed, and each of them once."""
+
+    codes: np.ndarray
+    distinct: np.ndarray
+
+
+def find_distinct(pixels: np.ndarray) -> Distinct | None:
+    """The distinct colours of an 8-bit picture; None for pictures of other kinds."""
+    if pixels.dtype != np.uint8 or pixels.shape[-1] != 3:
+        return None
+    codes = _packed(pixels.reshape(-1, 3))
+    seen = np.zeros(1 << 24, bool)
+    seen[codes] = True
+    return Distinct(codes, np.flatnonzero(seen).astype(np.uint32))
+
+
 def map_distinct(
-    function: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray
+    function: Callable[[np.ndarray], np.ndarray],
+    pixels: np.ndarray,
+    found: Distinct | None = None,
 ) -> np.ndarray:
     """An 8-bit picture through `function`, which meets each distinct colour once.
 
@@ -109,6 +129,7 @@ def map_distinct(
     Args:
         function: takes uint8 colours (n, c), gives uint8 colours (n, c).
         pixels: uint8, (h, w, c) with c = 1 or 3.
+        found: the distinct colours, if they are known already.
 
     Returns:
         The picture, uint8, (h, w, c).
@@ -116,10 +137,7 @@ def map_distinct(
     if pixels.shape[-1] == 1:
         grey = np.arange(256, dtype=np.uint8)[:, None]
         return function(grey)[:, 0][pixels]
-    codes = _packed(pixels.reshape(-1, 3))
-    seen = np.zeros(1 << 24, bool)
-    seen[codes] = True
-    distinct = np.flatnonzero(seen).astype(np.uint32)
+    codes, distinct = found or cast(Distinct, find_distinct(pixels))
     table = np.empty(1 << 24, np.uint32)
     table[distinct] = _packed(function(_unpacked(distinct)))
     return _unpacked(table[codes]).reshape(pixels.shape)
