@@ -2,7 +2,7 @@
 
     python -m benchmarks                      # lists the topics
     python -m benchmarks sorting              # runs one
-    python -m benchmarks sorting --quick --dtype float64 --json /tmp/sorting.json
+    python -m benchmarks sorting --quick --dtype float64 --json sorting.json
 
 A topic is a module of this package that has a function `cases(options)`, which yields
 `harness.Case`s: the arguments, and the rivals that do the same work on them, ours
