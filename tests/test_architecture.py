@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "transportjax"
 # a room may import from rooms of a lower rank, and from itself
 RANK = {
     "_checks": 0,
+    "_files": 0,
     "_sharding": 0,
     "onedim": 1,
     "sliced": 2,

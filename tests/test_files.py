@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from transportjax.apps.files import atomic_write, in_threads
+from transportjax._files import atomic_write, in_threads
 
 
 def names(folder):
@@ -109,7 +109,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
 
 LIMITED = """
     import resource, signal, sys
-    from transportjax.apps.files import atomic_write
+    from transportjax._files import atomic_write
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     try:
@@ -122,7 +122,7 @@ LIMITED = """
 """
 INTERRUPTED = """
     import sys, time
-    from transportjax.apps.files import atomic_write
+    from transportjax._files import atomic_write
     with atomic_write(sys.argv[1]) as file:
         file.write(bytes(10_000))
         file.flush()

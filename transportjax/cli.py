@@ -204,8 +204,8 @@ def _integer(low: int) -> Any:
 
 
 def _colour(arguments: argparse.Namespace) -> None:
+    from transportjax._files import atomic_write
     from transportjax.apps import colour, colour_map, plots
-    from transportjax.apps.files import atomic_write
 
     outputs = (
         arguments.output,

@@ -1,5 +1,7 @@
 """Pictures, video, shapes and samples: arrays or files in, arrays or files out."""
 
+from transportjax._files import atomic_write as atomic_write
+
 from .colour import (
     colour_transfer as colour_transfer,
     fit_colour_map as fit_colour_map,
@@ -13,7 +15,6 @@ from .colour_map import (
     load_colour_map as load_colour_map,
     save_colour_map as save_colour_map,
 )
-from .files import atomic_write as atomic_write
 from .images import (
     Metadata as Metadata,
     Picture as Picture,

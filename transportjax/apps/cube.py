@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .files import atomic_write
+from transportjax._files import atomic_write
 
 MOST_NODES = 256
 _LONGEST_LINE = 512

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from transportjax import _checks
+from transportjax._files import atomic_write
 
 from . import eight_bit, exif, png, tiff
-from .files import atomic_write
 from .picture import (
     Metadata as Metadata,
     Picture as Picture,

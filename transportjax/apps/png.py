@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .files import in_threads
+from transportjax._files import in_threads
+
 from .picture import Metadata, Picture, PictureError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

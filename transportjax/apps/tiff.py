@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from transportjax._files import in_threads
+
 from . import exif
 from .exif import Directory, Layout, Tag
-from .files import in_threads
 from .picture import Metadata, Picture, PictureError, plain_text, white
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION = 254, 256, 257, 258, 259

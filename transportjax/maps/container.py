@@ -15,16 +15,13 @@ SHA-256 of them all. Nothing in a file is executed, and the header is checked as
 before an array is read: a file can cost no more memory than its size.
 """
 
-import contextlib
 import hashlib
 import json
 import math
 import os
-import secrets
 import stat
 import struct
 import sys
-from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 import jax.numpy as jnp
@@ -32,6 +29,7 @@ import numpy as np
 
 import transportjax
 from transportjax import _checks
+from transportjax._files import atomic_write
 
 _MAGIC = b"\x93TJMAP\r\n"
 _VERSION = 1
@@ -89,7 +87,9 @@ def write_file(
     _checks.check_at_most("metadata", len(text), _MAX_HEADER, "bytes in the header")
     digest = _header_digest(_VERSION, text)
     preamble = _PREAMBLE.pack(_MAGIC, _VERSION, len(text), digest)
-    _replace_file(path, [preamble, text, *chunks])
+    with atomic_write(path) as file:
+        for chunk in (preamble, text, *chunks):
+            file.write(chunk)
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -221,27 +221,3 @@ def _sha256(*chunks: bytes) -> bytes:
 
 def _header_digest(version: int, text: bytes) -> bytes:
     return _sha256(struct.pack("<II", version, len(text)), text)
-
-
-def _replace_file(path: Path, chunks: Iterable[bytes]) -> None:
-    """Writes the chunks to a file beside, and gives it the name when it is complete."""
-    target = os.path.realpath(path)
-    folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    with contextlib.suppress(OSError):  # not every system can flush a folder
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
