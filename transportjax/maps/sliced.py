@@ -80,8 +80,18 @@ class SlicedMap(AbstractBijection):
     def _move(self, x: Array, method: str) -> tuple[Array, Array]:
         z = jnp.matmul(self.directions, x, precision="highest")
         moved, log_dets = _along_rows(self.marginals, method, z)
-        step = jnp.matmul(self.directions.T, moved - z, precision="highest")
-        return x + step, jnp.sum(log_dets)
+        return x + _combine(self.directions, moved - z), jnp.sum(log_dets)
+
+
+def _combine(directions: Float[Array, "p d"], steps: Float[Array, " p"]) -> Array:
+    """W^T applied to steps along the rows."""
+    if steps.shape[0] > _MOST_UNROLLED:
+        return jnp.matmul(directions.T, steps, precision="highest")
+    # spelled out, it becomes a part of the loop that reads the tables
+    return sum(
+        (step * row for step, row in zip(steps, directions, strict=True)),
+        start=jnp.zeros_like(directions, shape=directions.shape[1:]),
+    )
 
 
 def _along_rows(
