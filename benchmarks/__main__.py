@@ -39,7 +39,8 @@ def main() -> None:
         options.topic, module.cases(options), rounds=rounds, dtype=options.dtype
     )
     if options.json or not options.quick:
-        print(f"written to {harness.write(report, options.json)}")
+        plot = getattr(module, "plot", None)
+        print(f"written to {harness.write(report, options.json, plot)}")
 
 
 if __name__ == "__main__":

@@ -207,14 +207,18 @@ def _row(case: str, rival: str, *numbers: str) -> str:
     return f"{case:34} {rival:22}" + "".join(f"{number:>12}" for number in numbers)
 
 
-def write(report: dict, path: pathlib.Path | None) -> pathlib.Path:
-    """Writes the report as JSON, and a plot beside it."""
+def write(
+    report: dict,
+    path: pathlib.Path | None,
+    plot: Callable[[dict, pathlib.Path], None] | None = None,
+) -> pathlib.Path:
+    """Writes the report as JSON, and a plot beside it, by `plot` if it is given."""
     if path is None:
         device = re.sub(r"[^a-z0-9]+", "-", report["environment"]["device"].lower())
         path = RESULTS / f"{report['topic']}-{device.strip('-')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
-    _plot(report, path.with_suffix(".png"))
+    (plot or _plot)(report, path.with_suffix(".png"))
     return path
 
 

@@ -83,6 +83,7 @@ def test_quiet_is_quiet_and_options_are_used(small, capsys):
         "space": ("--space", "lab"),
         "luma": ("--space", "luma"),
         "mkl": ("--method", "mkl"),
+        "flow": ("--method", "flow"),
         "regrain": ("--regrain",),
         "regrain2": ("--regrain", "5"),
         "mask": ("--mask", "source.png"),
@@ -92,6 +93,29 @@ def test_quiet_is_quiet_and_options_are_used(small, capsys):
     assert capsys.readouterr().out == ""
     pictures = [read_picture(p).pixels.tobytes() for p in small.glob("*.png")]
     assert len(set(pictures)) == len(pictures)
+
+
+def test_a_colour_decision_goes_to_xml_and_back(small, capsys):
+    names = ("colour", "source.png", "palette.png", "-q", "-o", "out.png", "--force")
+    cdl = ("--method", "cdl", "--cdl", "grade.cdl")
+    assert run(small, *names, *cdl, "--save-map", "grade.map") == 0
+    result = read_picture(small / "out.png").pixels
+    for grade, steps in (("grade.cdl", 1), ("grade.map", 0)):  # 9 digits are written
+        assert run(small, "apply", grade, "source.png", "-q", "-o", f"{grade}.png") == 0
+        again = read_picture(small / f"{grade}.png").pixels
+        assert np.abs(again.astype(int) - result).max() <= steps
+    for wrong, message in (
+        (("--cdl", "a.cdl"), "needs --method cdl"),
+        ((*cdl[:2], "--cdl", "a.xml"), "a.xml: must end in .cdl, .ccc, .cc"),
+        ((*cdl[:2], "--cdl", "a.cdl", "--strength", "0.5"), "at its whole strength"),
+        ((*cdl[:2], "--space", "lab"), "works with --space rgb only"),
+    ):
+        assert run(small, *names, *wrong) == 2
+        assert message in capsys.readouterr().err
+    assert not (small / "a.cdl").exists()
+    (small / "bad.cc").write_text("<a/>")
+    assert run(small, "apply", "bad.cc", "source.png", "-o", "b.png") == 3
+    assert "bad.cc: holds no ColorCorrection" in capsys.readouterr().err
 
 
 def test_depth_transparency_and_metadata_are_kept(small):

@@ -54,9 +54,18 @@ def _sliced(key, p=3, d=3, marginals=_many_knots):
     return tm.SlicedMap(rows, marginals(key, p))
 
 
+def _step(key, p=5, d=3, marginals=_many_knots):
+    return tm.SlicedStep(jr.normal(jr.fold_in(key, 1), (p, d)), marginals(key, p))
+
+
 def _affine(key, d=3):
     noise = 0.3 * jr.normal(key, (d, d))
     return tm.Affine(jnp.eye(d) + noise, jnp.arange(d) / d)
+
+
+def _decision(key):
+    slope, offset, power, amount = jnp.split(0.2 * jr.normal(key, (10,)), [3, 6, 9])
+    return tm.ColourDecision(slope, offset, power, amount[0])
 
 
 # name: (maker of a map of the default dtype from a key, shape of an event)
@@ -67,6 +76,9 @@ MAKERS = {
     "spline": (lambda key: _first(_spline(key)), ()),
     "sliced": (_sliced, (3,)),
     "sliced, p < d": (lambda key: _sliced(key, 5, 6, _spline), (6,)),
+    "step": (_step, (3,)),
+    "step, p < d": (lambda key: _step(key, 2, 3, _spline), (3,)),
+    "decision": (_decision, (3,)),
     "chain": (lambda key: tm.Chain((_affine(key), _sliced(key))), (3,)),
     "scan": (lambda key: tm.Scan(jax.vmap(_sliced)(jr.split(key, 4))), (3,)),
     "scan of numbers": (lambda key: tm.Scan(_linear(key, p=3)), ()),

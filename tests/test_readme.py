@@ -34,12 +34,12 @@ def test_names_of_the_readme_exist():
 
 
 def test_commands_of_the_readme_are_understood(tmp_path):
-    from transportjax.cli import _parser
+    from transportjax.cli.command import make_parser
 
     commands = re.findall(r"^transportjax (.*)$", README, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
-        _parser().parse_args(command.split())
+        make_parser().parse_args(command.split())
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from transportjax.sliced import (
     AbstractDirections,
     FixedDirections,
     GreedyRotations,
+    MaxSlicedDirections,
     OrthonormalDirections,
     RandomDirections,
     SobolDirections,
@@ -31,6 +32,7 @@ STRATEGIES = {
     "sobol": (SobolDirections(5), 5, False, True),
     "spiral": (SpiralDirections(5), 5, False, True),
     "greedy": (GreedyRotations(length=2), DIM, True, True),
+    "max-sliced": (MaxSlicedDirections(num_steps=3), DIM, True, True),
     "fixed": (FixedDirections(TABLE), DIM, True, False),
 }
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)

@@ -25,7 +25,7 @@ from transportjax.maps import (
     save as save,
 )
 from transportjax.onedim import (
-    Plan1D as Plan1D,
+    Plan as Plan,
     argsort as argsort,
     binned_atoms as binned_atoms,
     distribution as distribution,

@@ -1,11 +1,14 @@
 """Errors on samples, points, weights and directions."""
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .values import check_finite, is_concrete, reads_values
+from .values import check_count, check_finite, is_concrete, reads_values
 
 
 def check_samples(name: str, x: Array) -> None:
@@ -100,6 +103,53 @@ def check_directions(
         raise ValueError(
             f"`{name}` must have rows of norm 1; got a row of norm {worst:g}. Divide "
             "each row by its norm."
+        )
+
+
+def check_num_orthonormal(name: str, num: int, dim: int) -> None:
+    """Raises unless `num` orthonormal directions exist in dimension `dim`."""
+    check_count(name, num)
+    if num > dim:
+        raise ValueError(
+            f"`{name}` must be at most {dim}, the dimension of the points: more "
+            f"directions cannot be orthonormal; got {num}."
+        )
+
+
+def check_projection(
+    name: str, values: Any, num: int, count: int | None = None
+) -> None:
+    """Raises unless `name` has made slices `(p, n)` of `num` points."""
+    shape = getattr(values, "shape", None)
+    if shape is None or len(shape) != 2 or shape[1] != num or 0 in shape:
+        got = type(values).__name__ if shape is None else f"shape {shape}"
+        raise ValueError(
+            f"`{name}` must take points (n, d) to slices (p, n), one slice a row, here "
+            f"(p, {num}); it returned {got}."
+        )
+    if count is not None and shape[0] != count:
+        raise ValueError(
+            f"`{name}` must make as many slices of both clouds; it made {count} and "
+            f"{shape[0]}."
+        )
+
+
+def check_num_coefficients(name: str, num: int, dim: int, degree: int) -> None:
+    """Raises unless there is a coefficient for each monomial."""
+    wanted = math.comb(dim + degree - 1, degree)
+    if num != wanted:
+        raise ValueError(
+            f"`{name}` must have {wanted} columns, one for each monomial of degree "
+            f"{degree} in dimension {dim}; got {num}."
+        )
+
+
+def check_odd(name: str, value: Any) -> None:
+    """Raises unless `value` is an odd positive integer."""
+    check_count(name, value)
+    if value % 2 == 0:
+        raise ValueError(
+            f"`{name}` must be odd, or else points x and -x look the same; got {value}."
         )
 
 
@@ -227,6 +277,31 @@ def check_clouds(name: str, x: Array) -> None:
     check_finite(name, x)
 
 
+def check_matrix(name: str, x: Array, axes: str) -> None:
+    """Raises unless `x` is a finite, non-empty matrix of the `axes` named."""
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"`{name}` must have shape {axes}; got {x.shape}.")
+    check_finite(name, x)
+
+
+def check_vector(name: str, x: Array, num: int | None = None) -> None:
+    """Raises unless `x` is a finite, non-empty vector (of `num` entries)."""
+    if x.ndim != 1 or x.shape[0] < 1 or (num is not None and x.shape[0] != num):
+        shape = "(n,) with n >= 1" if num is None else f"({num},)"
+        raise ValueError(f"`{name}` must have shape {shape}; got {x.shape}.")
+    check_finite(name, x)
+
+
+@reads_values
+def check_densities(name: str, images: Array) -> None:
+    """Raises unless `images` is a stack (s, h, w) of masses >= 0, none all zero."""
+    if images.ndim != 3 or 0 in images.shape:
+        raise ValueError(
+            f"`{name}` must have shape (s, h, w), one density each; got {images.shape}."
+        )
+    check_weights(name, images.reshape(len(images), -1), (len(images), images[0].size))
+
+
 def check_profiles(x_directions: Array, y_directions: Array) -> None:
     """Raises unless two profiles are along the same directions."""
     same = x_directions.shape == y_directions.shape
@@ -236,4 +311,122 @@ def check_profiles(x_directions: Array, y_directions: Array) -> None:
         raise ValueError(
             "`x` and `y` must be profiles along the same directions; got directions of "
             f"shapes {x_directions.shape} and {y_directions.shape} that differ."
+        )
+
+
+def check_planar(name: str, points: Array) -> None:
+    """Raises unless `points` is a finite array (..., 2)."""
+    if points.ndim < 1 or points.shape[-1] != 2:
+        raise ValueError(
+            f"`{name}` must be points in the plane, of shape (..., 2); got "
+            f"{points.shape}."
+        )
+    check_finite(name, points)
+
+
+@reads_values
+def check_on_sphere(name: str, x: Array, dim: int | None = None) -> None:
+    """Raises unless `x` is `(n, d)`, d >= 2, with rows of norm 1."""
+    check_points(name, x, dim)
+    if x.shape[1] < 2:
+        raise ValueError(
+            f"`{name}` must lie on a sphere in dimension 2 or more; got shape "
+            f"{x.shape}."
+        )
+    if not is_concrete(x):
+        return
+    exact = x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
+    norms = jnp.linalg.norm(exact, axis=-1)
+    worst = float(norms[jnp.argmax(jnp.abs(norms - 1))])
+    if abs(worst - 1) > max(1e-4, 4 * float(jnp.finfo(x.dtype).eps)):
+        raise ValueError(
+            f"`{name}` must lie on the unit sphere; got a point of norm {worst:g}. "
+            "Divide each point by its norm."
+        )
+
+
+@reads_values
+def check_planes(name: str, planes: Array, dim: int) -> None:
+    """Raises unless `planes` is `(p, 2, dim)`, each of two orthonormal rows."""
+    if planes.ndim != 3 or planes.shape[0] < 1 or planes.shape[1:] != (2, dim):
+        raise ValueError(
+            f"`{name}` must have shape (p, 2, {dim}), two rows a plane; got "
+            f"{planes.shape}."
+        )
+    if not is_concrete(planes):
+        return
+    check_finite(name, planes)
+    rows = planes.astype(jnp.float32)
+    gram = jnp.matmul(rows, rows.mT, precision="highest")
+    worst = float(jnp.max(jnp.abs(gram - jnp.eye(2, dtype=gram.dtype)[None])))
+    if worst > 1e-2:
+        raise ValueError(
+            f"`{name}` must have orthonormal rows in each plane; got an inner product "
+            f"that is wrong by {worst:g}. Make them by `sphere_planes`, or by QR."
+        )
+
+
+@reads_values
+def check_plan(plan: Any, n: int, m: int, *, batch: bool = True) -> None:
+    """Raises unless `plan` is one plan (or a `batch`) between n and m points."""
+    shapes = [a.shape for a in (plan.rows, plan.columns, plan.mass)]
+    if len(set(shapes)) > 1 or not shapes[0] or (len(shapes[0]) > 1 and not batch):
+        wanted = "one shape (..., k)" if batch else "shape (k,), one plan"
+        raise ValueError(
+            f"`plan` must have rows, columns and masses of {wanted}; got {shapes}."
+        )
+    for name, places, size in (("rows", plan.rows, n), ("columns", plan.columns, m)):
+        if not is_concrete(places) or places.size == 0:
+            continue
+        least, greatest = int(jnp.min(places)), int(jnp.max(places))
+        if least < 0 or greatest >= size:
+            raise ValueError(
+                f"`plan.{name}` must be in 0 ... {size - 1}; got a minimum of {least} "
+                f"and a maximum of {greatest}. Is it a plan between other points?"
+            )
+
+
+def check_pair_costs(name: str, costs: Any, num: int) -> None:
+    """Raises unless a cost function has returned one cost for each pair."""
+    if jnp.shape(costs) != (num,):
+        raise ValueError(
+            f"`{name}` must return one cost for each pair of rows, shape ({num},); got "
+            f"{jnp.shape(costs)}."
+        )
+
+
+def check_slices(name: str, values: Any, num: int) -> None:
+    """Raises unless a slice has returned one number for each point."""
+    if jnp.shape(values) != (num,):
+        raise ValueError(
+            f"`{name}` must return one number for each point, shape ({num},); got "
+            f"{jnp.shape(values)}."
+        )
+
+
+def check_num_pairs(name: str, num: int, most: int) -> None:
+    """Raises if more pairs are asked for than the smaller side has points."""
+    if num > most:
+        raise ValueError(
+            f"`{name}` must be at most {most}, the size of the smaller side; got {num}."
+        )
+
+
+def check_costs(name: str, costs: Array) -> None:
+    """Raises unless `costs` is one row of finite numbers, one for each direction."""
+    if costs.ndim != 1 or costs.shape[0] < 1:
+        raise ValueError(
+            f"`{name}` must have shape (p,), one a direction; got {costs.shape}."
+        )
+    check_finite(name, costs)
+
+
+def check_harmonics(num: int, dim: int) -> None:
+    """Raises unless `num` directions determine all harmonics of degree two."""
+    terms = dim * (dim + 1) // 2 - 1
+    if num < terms + 2:
+        raise ValueError(
+            f"`costs` must hold at least {terms + 2} directions in dimension {dim}, "
+            f"better {3 * terms}: {terms} coefficients are fitted; got {num}. Use "
+            "`controlled_mean`, or orthonormal directions."
         )

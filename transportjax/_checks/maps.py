@@ -30,6 +30,14 @@ def check_bijection(name: str, x: Any, base: type) -> None:
         )
 
 
+def check_kind(name: str, x: Any, kind: type) -> None:
+    """Raises unless `x` is an instance of `kind`."""
+    if not isinstance(x, kind):
+        raise ValueError(
+            f"`{name}` must be a {kind.__name__}; got a {type(x).__name__}."
+        )
+
+
 def check_stacked(
     name: str, shapes: list[tuple[int, ...]], num: int | None = None
 ) -> None:
@@ -65,6 +73,23 @@ def check_orthonormal(name: str, directions: Array) -> None:
         raise ValueError(
             f"`{name}` must have orthonormal rows; got rows with an inner product that "
             f"is wrong by {worst:g}. Orthonormalise them, for example by QR."
+        )
+
+
+@reads_values
+def check_rows(name: str, rows: Array) -> None:
+    """Raises unless `rows` is a finite (p, d); if p <= d, with independent rows."""
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(f"`{name}` must have shape (p, d); got {rows.shape}.")
+    check_finite(name, rows)
+    p, d = rows.shape
+    if p > d or not is_concrete(rows) or p * p * d > 2**22:
+        return
+    rank = int(np.linalg.matrix_rank(np.asarray(rows, np.float64), tol=1e-6))
+    if rank < p:
+        raise ValueError(
+            f"`{name}` must have linearly independent rows where there are at most as "
+            f"many as columns; got {p} rows of rank {rank}. Remove repeated ones."
         )
 
 
@@ -196,3 +221,16 @@ def check_grid(low: Array, high: Array, values: Array) -> None:
         raise ValueError(f"`low` must be less than `high`; got {low} and {high}.")
     if is_concrete(values) and not bool(jnp.all(jnp.diff(values) >= 0)):
         raise ValueError("`values` must not decrease.")
+
+
+@reads_values
+def check_decision(
+    name: str, x: Array, shape: tuple[int, ...], *, positive: bool
+) -> None:
+    """Raises unless `x` are numbers of a colour decision."""
+    if x.shape != shape:
+        wanted = f"shape {shape}" if shape else "one number"
+        raise ValueError(f"`{name}` must be of {wanted}; got shape {x.shape}.")
+    check_finite(name, x)
+    if positive and is_concrete(x) and not bool(jnp.all(x > 0)):
+        raise ValueError(f"`{name}` must be positive; got {x}.")

@@ -150,3 +150,12 @@ def check_title(title: Any, longest: int) -> None:
         raise ValueError(
             f"`title` must have at most {longest} bytes; got {title!r:.80}."
         )
+
+
+def check_space_of_method(method: str, of: str, space: str, needed: str) -> None:
+    """Raises unless `space` is the one that the method `of` needs."""
+    if method == of and space != needed:
+        raise ValueError(
+            f"`method` {of!r} works on colour pictures in the space {needed!r} only; "
+            f"got the space {space!r}."
+        )

@@ -106,6 +106,20 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
         raise ValueError(f"`{name}` must be one of {listed}; got {value!r}.")
 
 
+def check_listed(name: str, items: Collection[Any], num: int | None = None) -> None:
+    """Raises unless `items` has at least one entry, or exactly `num`."""
+    if num is not None and len(items) != num:
+        raise ValueError(f"`{name}` must have {num} entries; got {len(items)}.")
+    if len(items) < 1:
+        raise ValueError(f"`{name}` must have at least one entry; got none.")
+
+
+def check_given(name: str, value: Any, instead: str) -> None:
+    """Raises if neither `value` nor something `instead` of it was given."""
+    if value is None:
+        raise ValueError(f"`{name}` must be given, or {instead}; got neither.")
+
+
 def check_same_length(name: str, x: Array, other: str, y: Array) -> None:
     """Raises unless `x` and `y` have equal shapes."""
     if x.shape != y.shape:
@@ -175,3 +189,9 @@ def exact_float_dtype(dtype: Any) -> Any:
     if not is_float:
         raise ValueError(f"`dtype` must be a floating-point type; got {dtype}.")
     return dtype
+
+
+def check_absent(name: str, value: Any, other: str) -> None:
+    """Raises if `name` is given without `other`, which it belongs to."""
+    if value is not None:
+        raise ValueError(f"`{name}` was given, but not `{other}`.")

@@ -2,6 +2,13 @@
 
 from transportjax._files import atomic_write as atomic_write
 
+from .cdl import (
+    CdlError as CdlError,
+    as_colour_map as as_colour_map,
+    fit_cdl as fit_cdl,
+    read_cdl as read_cdl,
+    write_cdl as write_cdl,
+)
 from .colour import (
     colour_transfer as colour_transfer,
     fit_colour_map as fit_colour_map,

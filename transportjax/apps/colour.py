@@ -10,15 +10,21 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from transportjax._checks import check_choice, check_count, check_number
+from transportjax._checks import (
+    check_choice,
+    check_count,
+    check_number,
+    check_space_of_method,
+)
 from transportjax.maps import AbstractBijection, gaussian_map
 from transportjax.sliced import (
     sliced_wasserstein,
     spiral_directions,
 )
-from transportjax.solvers import idt
+from transportjax.solvers import idt, sliced_flow
 
 from .arrays import hard_mask, join_alpha, split_alpha
+from .cdl import fit_cdl
 from .colour_map import (
     COLOUR_SPACES,
     ColourMap,
@@ -30,11 +36,11 @@ from .picture import from_unit, to_unit
 from .reduction import find_distinct, sample_colours, valid_colours
 from .regrain import regrain
 
-METHODS = ("idt", "mkl")
+METHODS = ("idt", "flow", "mkl", "cdl")
 
-_LUMA = np.array(
-    [0.2126, 0.7152, 0.0722], np.float32
-)  # ITU-R BT.709, on encoded values
+_LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # ITU-R BT.709, encoded values
+_SAMPLE_SIZES = {"idt": 1 << 14, "flow": 1 << 13, "cdl": 1 << 11}
+_NUM_STEPS = {"idt": 12, "flow": 24, "mkl": 1, "cdl": 200}
 
 
 def fit_colour_map(
@@ -44,7 +50,7 @@ def fit_colour_map(
     method: str = "idt",
     space: str = "rgb",
     strength: float = 1.0,
-    num_steps: int = 12,
+    num_steps: int | None = None,
     seed: int = 0,
     mask: Any = None,
     palette_mask: Any = None,
@@ -58,13 +64,16 @@ def fit_colour_map(
         source: picture, (h, w) or (h, w, c) with c = 1, 3, or with alpha 2, 4; uint8,
             uint16, or float with encoded sRGB values, [0, 1] being black to white.
         palette: picture of any size and of the same kinds.
-        method: "idt", iterative distribution transfer: reaches the palette; "mkl", the
-            linear optimal map between Gaussians: smooth, keeps the look of the source.
+        method: "idt", iterative distribution transfer: reaches the palette; "flow",
+            the gradient flow of the sliced distance: reaches it too, in more and
+            smaller moves, and changes colours less; "mkl", the linear optimal map
+            between Gaussians: smooth, keeps the look of the source; "cdl", the ten
+            numbers of an ASC colour decision, which grading programs read.
         space: where the transfer takes place: "rgb", "linear" (light), "lab", "oklab";
             "luma" moves the lightness alone, "chroma" the colour alone (of CIELAB).
         strength: share of the displacement, 0 (no change) to 1.
-        num_steps: steps of the IDT.
-        seed: of the sampling and of the directions after the first twelve.
+        num_steps: steps of "idt" (None: 12), "flow" (24) or "cdl" (200).
+        seed: of the sampling and of the directions.
         mask: (h, w), True (or > 0.5) where the source counts for the fit.
         palette_mask: the same for the palette.
 
@@ -72,11 +81,13 @@ def fit_colour_map(
         The map. A grey source (c = 1) takes the luma of the palette.
 
     Raises:
-        ValueError: arrays that are no pictures, unknown names, empty masks.
+        ValueError: arrays that are no pictures, unknown names, empty masks; "cdl" of a
+            grey picture, or in another space than "rgb".
     """
     check_choice("method", method, METHODS)
     check_choice("space", space, COLOUR_SPACES)
     check_number("strength", strength, 0, 1)
+    num_steps = _NUM_STEPS[method] if num_steps is None else num_steps
     check_count("num_steps", num_steps)
     check_count("seed", seed, 0)
     source, _ = split_alpha("source", source)
@@ -93,7 +104,8 @@ def fit_colour_map(
     if method == "mkl":
         fitted = _fit_mkl(pictures, space)
     else:
-        fitted = _fit_idt(pictures, space, num_steps, seed)
+        check_space_of_method(method, "cdl", space, "rgb")
+        fitted = _fit_samples(method, pictures, space, num_steps, seed)
     return ColourMap(fitted, jnp.asarray(strength, jnp.float32), space)
 
 
@@ -104,21 +116,26 @@ def _luma(pixels: np.ndarray) -> np.ndarray:
     return pixels if pixels.shape[-1] == 1 else (to_unit(pixels) @ _LUMA)[..., None]
 
 
-def _fit_idt(
-    pictures: tuple[_Masked, ...], space: str, num_steps: int, seed: int
+def _fit_samples(
+    method: str, pictures: tuple[_Masked, ...], space: str, num_steps: int, seed: int
 ) -> AbstractBijection:
     """From a stratified sample of each picture."""
+    size = _SAMPLE_SIZES[method]
 
     def sample(picture: _Masked) -> np.ndarray:
         pixels, mask = picture
-        return to_unit(sample_colours(pixels, 1 << 14, seed=seed, mask=mask))
+        return to_unit(sample_colours(pixels, size, seed=seed, mask=mask))
 
     with concurrent.futures.ThreadPoolExecutor() as pool:  # numpy lets go of the lock
         x, y = (_to_space(colours, space) for colours in pool.map(sample, pictures))
+    key = jr.key(seed, impl="threefry2x32")
+    if method == "cdl":
+        return fit_cdl(x, y, key=key, num_steps=num_steps)
+    if method == "flow":
+        return sliced_flow(x, y, key=key, num_steps=num_steps).map
     # bins as fine as shadows need in linear light, or next to values far above white
     fine = space == "linear" or max(x.max(), y.max()) > 1
     num_bins = 4096 if fine and space in ("rgb", "grey", "linear") else 512
-    key = jr.key(seed, impl="threefry2x32")
     return idt(x, y, key=key, num_steps=num_steps, num_bins=num_bins).map
 
 
@@ -153,7 +170,7 @@ def colour_transfer(
     space: str = "rgb",
     strength: float = 1.0,
     smoothness: float | None = None,
-    num_steps: int = 12,
+    num_steps: int | None = None,
     seed: int = 0,
     mask: Any = None,
     palette_mask: Any = None,
@@ -166,12 +183,12 @@ def colour_transfer(
     Args:
         source: picture: (h, w) or (h, w, c), uint8, uint16 or float in [0, 1].
         palette: picture of any size and kind.
-        method: "idt" or "mkl".
+        method: "idt", "flow", "mkl" or "cdl".
         space: "rgb", "linear", "lab", "oklab", "luma" or "chroma".
         strength: share of the change, 0 to 1.
         smoothness: if given, the grain and the gradients of the source are restored
             (1 is usual, larger keeps more of them).
-        num_steps: steps of the IDT.
+        num_steps: steps of the method; None: as many as it needs.
         seed: makes the result reproducible; the same seed gives the same picture.
         mask: (h, w), where to learn and apply the transfer; soft if float.
         palette_mask: (h, w), where to learn the palette.

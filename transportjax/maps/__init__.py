@@ -6,10 +6,12 @@ from .affine import (
     monge_kantorovich_linear as monge_kantorovich_linear,
 )
 from .bijection import AbstractBijection as AbstractBijection
+from .cdl import ColourDecision as ColourDecision
 from .compose import Chain as Chain, Invert as Invert, Scan as Scan
 from .container import ModelFileError as ModelFileError, read_header as read_header
 from .grid import MonotoneGrid as MonotoneGrid
 from .io import load as load, save as save
 from .monotone import MonotoneLinear as MonotoneLinear
 from .sliced import SlicedMap as SlicedMap
+from .sliced_step import SlicedStep as SlicedStep
 from .spline import RationalQuadraticSpline as RationalQuadraticSpline

@@ -16,11 +16,13 @@ from transportjax import _checks
 
 from .affine import Affine
 from .bijection import AbstractBijection
+from .cdl import ColourDecision
 from .compose import Chain, Invert, Scan
 from .container import DTYPES, ModelFileError, Path, read_file, write_file
 from .grid import MonotoneGrid
 from .monotone import MonotoneLinear
 from .sliced import SlicedMap
+from .sliced_step import SlicedStep
 from .spline import RationalQuadraticSpline
 
 # The classes that a file may hold. A new map that can be saved gets its line here; a
@@ -28,12 +30,14 @@ from .spline import RationalQuadraticSpline
 _CLASSES: dict[str, type[AbstractBijection]] = {
     "Affine": Affine,
     "Chain": Chain,
+    "ColourDecision": ColourDecision,
     "Invert": Invert,
     "MonotoneGrid": MonotoneGrid,
     "MonotoneLinear": MonotoneLinear,
     "RationalQuadraticSpline": RationalQuadraticSpline,
     "Scan": Scan,
     "SlicedMap": SlicedMap,
+    "SlicedStep": SlicedStep,
 }
 _MAX_DEPTH = 64
 

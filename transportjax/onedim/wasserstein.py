@@ -17,7 +17,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float
 
 from transportjax._checks import check_batches, check_number, common_float
 from transportjax._sharding import explicit_mesh_guard
@@ -30,6 +30,7 @@ from .merging import (
     uniform_overlaps,
     weighted_levels,
 )
+from .plan import Plan
 from .sorting import permute, sort, sort_with_permutation, unpermute
 
 
@@ -80,7 +81,7 @@ def wasserstein_1d(
     References:
         Peyré and Cuturi, 2019, "Computational optimal transport", section 2.6.
     """
-    x, y, p, a, b, dtype = _arguments(x, y, p, x_weights, y_weights)
+    x, y, p, a, b, dtype = checked_problem(x, y, p, x_weights, y_weights)
     return _distance(x, y, p, a, b).astype(dtype)
 
 
@@ -91,29 +92,6 @@ def _distance(x: Array, y: Array, p: Any, a: Array | None, b: Array | None) -> A
     return cost_of_sorted(x, y, p=p, x_weights=a, y_weights=b)
 
 
-class Plan1D(eqx.Module):
-    """A transport plan on the line: `mass[k]` from `x[rows[k]]` to `y[columns[k]]`.
-
-    All n + m - 1 entries are kept, in ascending order of `x` and of `y`, so that the
-    size is static; the mass of an entry may be zero, and no pair has two entries that
-    both have mass.
-    """
-
-    rows: Int32[Array, "*batch k"]
-    columns: Int32[Array, "*batch k"]
-    mass: Float[Array, "*batch k"]
-
-    def to_dense(self, n: int, m: int) -> Float[Array, "*batch n m"]:
-        """The plan as a matrix of n rows and m columns."""
-
-        def scatter(rows: Array, columns: Array, mass: Array) -> Array:
-            return jnp.zeros((n, m), mass.dtype).at[rows, columns].add(mass)
-
-        return jnp.vectorize(scatter, signature="(k),(k),(k)->(n,m)")(
-            self.rows, self.columns, self.mass
-        )
-
-
 @explicit_mesh_guard
 def plan_1d(
     x: ArrayLike,
@@ -121,7 +99,7 @@ def plan_1d(
     *,
     x_weights: ArrayLike | None = None,
     y_weights: ArrayLike | None = None,
-) -> Plan1D:
+) -> Plan:
     """The optimal plan between samples on the line, for every convex cost of x - y.
 
     The mass is differentiable in the weights; in `x` and `y` the plan is constant
@@ -134,7 +112,9 @@ def plan_1d(
         y_weights: masses of `y`.
 
     Returns:
-        A `Plan1D` of total mass one, with n + m - 1 entries for each row of the batch.
+        A `Plan` of total mass one, for each row of the batch: in ascending order of `x`
+        and of `y`, no pair twice with mass, n + m - 1 entries. Without weights only
+        those with mass: n + m - gcd(n, m) of them, so that n = m leaves a permutation.
 
     Raises:
         ValueError: as `wasserstein_1d`.
@@ -150,16 +130,21 @@ def plan_1d(
         Peyré and Cuturi, 2019, "Computational optimal transport", section 2.6 and the
         north-west corner rule of section 3.4.2.
     """
-    x, y, _, a, b, dtype = _arguments(x, y, 2, x_weights, y_weights)
+    x, y, _, a, b, dtype = checked_problem(x, y, 2, x_weights, y_weights)
     plan = _plan(x, y, a, b)
-    return Plan1D(plan.rows, plan.columns, plan.mass.astype(dtype))
+    return Plan(plan.rows, plan.columns, plan.mass.astype(dtype))
 
 
 @eqx.filter_jit
-def _plan(x: Array, y: Array, a: Array | None, b: Array | None) -> Plan1D:
-    x, y, levels, x_order, y_order = _merged(x, y, a, b)
-    rows, columns = pick(x_order, levels.rows), pick(y_order, levels.columns)
-    return Plan1D(rows, columns, jnp.broadcast_to(levels.mass, rows.shape))
+def _plan(x: Array, y: Array, a: Array | None, b: Array | None) -> Plan:
+    x, y, a, b, x_order, y_order = _sorted(x, y, a, b)
+    levels = _levels(x, y, a, b)
+    entries = levels.rows, levels.columns, levels.mass
+    if isinstance(levels.mass, np.ndarray):
+        entries = (entry[levels.mass > 0] for entry in entries)
+    rows, columns, mass = entries
+    rows, columns = pick(x_order, rows), pick(y_order, columns)
+    return Plan(rows, columns, jnp.broadcast_to(mass, rows.shape))
 
 
 @explicit_mesh_guard
@@ -203,7 +188,7 @@ def potentials_1d(
     References:
         Peyré and Cuturi, 2019, "Computational optimal transport", section 3.4.2.
     """
-    x, y, p, a, b, dtype = _arguments(x, y, p, x_weights, y_weights)
+    x, y, p, a, b, dtype = checked_problem(x, y, p, x_weights, y_weights)
     f, g = _potentials(x, y, p, a, b)
     return f.astype(dtype), g.astype(dtype)
 
@@ -212,9 +197,34 @@ def potentials_1d(
 def _potentials(
     x: Array, y: Array, p: Any, a: Array | None, b: Array | None
 ) -> tuple[Array, Array]:
+    x, y, a, b, x_order, y_order = _sorted(x, y, a, b)
+    f, g = potentials_of_sorted(x, y, p=p, x_weights=a, y_weights=b)
+    return unpermute(f, x_order), unpermute(g, y_order)
+
+
+def potentials_of_sorted(
+    x: Float[Array, "*batch n"],
+    y: Float[Array, "*batch m"],
+    *,
+    p: Any = 2,
+    x_weights: Float[Array, "*batch n"] | None = None,
+    y_weights: Float[Array, "*batch m"] | None = None,
+) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch m"]]:
+    """The potentials of samples that are sorted already, in their order.
+
+    Args:
+        x: sorted samples, in the precision to compute with.
+        y: sorted samples of the same dtype and batch.
+        p: the exponent >= 1; an int is static, and faster than a float.
+        x_weights: masses in the order of `x`, of its shape.
+        y_weights: likewise of `y`.
+
+    Returns:
+        f and g, as `potentials_1d`.
+    """
     n = x.shape[-1]
-    x_sorted, y_sorted, levels, x_order, y_order = _merged(x, y, a, b)
-    gap = pick(x_sorted, levels.rows) - pick(y_sorted, levels.columns)
+    levels = _levels(x, y, x_weights, y_weights)
+    gap = pick(x, levels.rows) - pick(y, levels.columns)
     cost = power_cost(gap, p)
     step, start = jnp.diff(cost, axis=-1), cost[..., :1]
     order = jnp.broadcast_to(levels.order, (*cost.shape[:-1], cost.shape[-1] + 1))
@@ -222,11 +232,10 @@ def _potentials(
     f = _sums_before(jnp.where(raises_x[..., :-2], step, 0))
     g = _sums_before(jnp.where(raises_x[..., :-2], 0, step)) + start
     both = unpermute(jnp.where(raises_x, f, g), order)
-    f = unpermute(both[..., :n], x_order)
-    g = unpermute(both[..., n:], y_order)
+    f, g = both[..., :n], both[..., n:]
     half = _expected_cost(gap, levels.mass, p) / 2
-    f = f + (half - _weighted_mean(f, a))[..., None]
-    g = g + (half - _weighted_mean(g, b))[..., None]
+    f = f + (half - _weighted_mean(f, x_weights))[..., None]
+    g = g + (half - _weighted_mean(g, y_weights))[..., None]
     return f, g
 
 
@@ -294,7 +303,7 @@ def _uneven_cost(x: Array, y: Array, p: Any) -> Array:
     return jnp.mean(cost + (1 - share) * power_cost(rest, p), axis=-1)
 
 
-def _arguments(
+def checked_problem(
     x: ArrayLike, y: ArrayLike, p: ArrayLike, x_weights: Any, y_weights: Any
 ) -> tuple[Array, Array, Any, Array | None, Array | None, Any]:
     """Checked samples, exponent and weights to compute with; the dtype to return."""
@@ -320,20 +329,24 @@ def _same_batch(x: Array, y: Array, a: Array | None, b: Array | None) -> list:
     ]
 
 
-def _merged(
+def _sorted(
     x: Array, y: Array, a: Array | None, b: Array | None
-) -> tuple[Array, Array, MergedLevels, Array, Array]:
-    """Sorted samples, their segments, and the permutations, of one batch."""
+) -> tuple[Array, Array, Array | None, Array | None, Array, Array]:
+    """Sorted samples, their weights, and the permutations, of one batch."""
     x, y, a, b = _same_batch(x, y, a, b)
     x, x_order = sort_with_permutation(x)
     y, y_order = sort_with_permutation(y)
+    a = None if a is None else permute(a, x_order)
+    b = None if b is None else permute(b, y_order)
+    return x, y, a, b, x_order, y_order
+
+
+def _levels(x: Array, y: Array, a: Array | None, b: Array | None) -> MergedLevels:
+    """The segments of sorted samples."""
     if a is None and b is None:
         levels = uniform_levels(x.shape[-1], y.shape[-1])
-        levels = levels._replace(mass=levels.mass.astype(x.dtype))
-    else:
-        a, b = permute(_filled(a, x), x_order), permute(_filled(b, y), y_order)
-        levels = weighted_levels(a, b)
-    return x, y, levels, x_order, y_order
+        return levels._replace(mass=levels.mass.astype(x.dtype))
+    return weighted_levels(_filled(a, x), _filled(b, y))
 
 
 def _filled(weights: Array | None, x: Array) -> Array:

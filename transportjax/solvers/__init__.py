@@ -2,4 +2,5 @@
 
 from .gaussianise import gaussianise as gaussianise
 from .idt import idt as idt
+from .sliced_flow import sliced_flow as sliced_flow
 from .solution import Solution as Solution

@@ -1,0 +1,3 @@
+"""The command line."""
+
+from .command import main as main

@@ -1,0 +1,109 @@
+"""What the commands share: options, checks of paths, the report."""
+
+import argparse
+import contextlib
+import math
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+
+class UsageError(ValueError):
+    """Options that do not go together."""
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that writes a picture."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=pathlib.Path,
+        required=True,
+        help="picture to write; its ending says the format",
+    )
+    parser.add_argument(
+        "--regrain",
+        metavar="SMOOTHNESS",
+        type=number_type(0.0),
+        nargs="?",
+        const=1.0,
+        help="restore the grain of the source; larger keeps more (1 if not given)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace files that exist already"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no report")
+
+
+def number_type(low: float, high: float = math.inf) -> Any:
+    """A type of arguments: numbers in [low, high]."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not in [{low:g}, {high:g}]")
+        return value
+
+    return number
+
+
+def integer_type(low: int) -> Any:
+    """A type of arguments: integers >= low."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{text} is less than {low}")
+        return value
+
+    return integer
+
+
+def check_outputs(outputs: Sequence[Any], inputs: Sequence[Any], force: bool) -> None:
+    """Refuses before the work what could not be written after it."""
+    read = {path.resolve() for path in inputs if path is not None}
+    seen = set()
+    for path in outputs:
+        if path is None:
+            continue
+        if path.resolve() in read:
+            raise FileExistsError(f"{path}: is an input; write to another file")
+        if path.resolve() in seen:
+            raise FileExistsError(f"{path}: is named twice as an output")
+        seen.add(path.resolve())
+        if path.is_dir():
+            raise IsADirectoryError(f"{path}: is a folder; name a file in it")
+        if path.exists() and not force:
+            raise FileExistsError(f"{path}: exists already; --force replaces it")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(f"{path}: the folder {path.parent} is read-only")
+
+
+class Report:
+    """Lines for the person at the terminal, and how long things took."""
+
+    def __init__(self, quiet: bool):
+        self._quiet = quiet
+        self._seconds: dict[str, float] = {}
+
+    def __call__(self, line: str) -> None:
+        """Prints a line, unless it is to be quiet."""
+        if not self._quiet:
+            print(line)
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the time that the block takes to that of `name`."""
+        start = time.perf_counter()
+        yield
+        taken = time.perf_counter() - start
+        self._seconds[name] = self._seconds.get(name, 0) + taken
+
+    def times(self) -> None:
+        """Prints all times, on one line."""
+        self(", ".join(f"{k} {v:.2f} s" for k, v in self._seconds.items()))
