@@ -133,7 +133,8 @@ def test_linear_reference(name, dtype, x64):
 def test_linear_known_answers(key):
     shift = jnp.array([0.0, 0.1, -0.3, 0.5, 1.2])
     expected = (shift - jnp.round(shift)) ** 2
-    assert_close(linear(jnp.array([0.7]), 0.7 + shift[:, None]), expected, atol=1e-6)
+    one = jnp.full((5, 1), 0.7)
+    assert_close(linear(one, one + shift[:, None]), expected, atol=1e-6)
     x = jr.uniform(key, (9,))
     assert linear(x, x) == 0
     assert linear(x, x, jnp.ones(9), 2 * jnp.ones(9)) == 0
@@ -173,9 +174,7 @@ def test_embedding_known_answers():
     expected = [0.0, -0.25, 0.15, -0.25, 0.15, -0.15]
     assert_close(linear_circular_embedding(x, t), expected, atol=1e-6)
     assert_close(linear_circular_embedding(x, 0.25), 0.0, atol=1e-7)
-    rows = linear_circular_embedding(
-        x[None] + jnp.array([[0.0], [0.1]]), t[None][[0, 0]]
-    )
+    rows = linear_circular_embedding(jnp.stack([x, x + 0.1]), jnp.stack([t, t]))
     assert rows.shape == (2, 6)
     assert_close(rows[1], linear_circular_embedding(x, t - 0.1), atol=1e-6)
 

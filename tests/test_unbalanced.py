@@ -251,7 +251,7 @@ def test_derivatives_of_the_sliced_costs(x64):
     def value(x, y, directions, a, b, rho):
         options = {"penalty": rho, "x_weights": a, "y_weights": b, "num_steps": 60}
         points = x, y, directions
-        mean = sliced_unbalanced_wasserstein(*points, chunk=2, **options)
+        mean = sliced_unbalanced_wasserstein(*points, **options)
         return mean + 3 * unbalanced_sliced_wasserstein(*points, **options).cost
 
     check_gradient(value, x, y, directions, a, b, np.array(5.0), eps=1e-4, rtol=2e-3)

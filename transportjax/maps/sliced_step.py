@@ -86,12 +86,20 @@ class SlicedStep(AbstractBijection):
         """The point that the map takes to `y`, and minus the log det there."""
         return evaluate(SlicedStep._backward, self, y, self.directions.shape[-1:])
 
-    def _forward(self, x: Array) -> tuple[Array, Array]:
-        back = jnp.linalg.pinv(self.directions)
+    def __call__(self, x: ArrayLike) -> Float[Array, " d"]:
+        """The image of a point. Outside of jit too, no determinant is computed for it."""
+        return evaluate(SlicedStep._image, self, x, self.directions.shape[-1:])[0]
+
+    def _image(self, x: Array) -> tuple[Array, Array]:
+        """The image of a point, and the log-slopes there."""
         z = _product(self.directions, x)
         moved, log_slopes = self._along(z)
-        value = x + _product(back, moved - z)
-        return value, self._log_det(back, log_slopes)
+        back = jnp.linalg.pinv(self.directions)
+        return x + _product(back, moved - z), log_slopes
+
+    def _forward(self, x: Array) -> tuple[Array, Array]:
+        value, log_slopes = self._image(x)
+        return value, self._log_det(jnp.linalg.pinv(self.directions), log_slopes)
 
     def _backward(self, y: Array) -> tuple[Array, Array]:
         back = jnp.linalg.pinv(self.directions)

@@ -13,6 +13,7 @@ approximates W_2.
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -26,8 +27,8 @@ from transportjax._checks import (
 from transportjax._sharding import explicit_mesh_guard
 
 from .circle import on_circle, sample_levels
-from .levels import checked_samples, in_rows, neighbours, search, take
-from .sorting import permute, sort_with_permutation
+from .levels import checked_samples, in_rows, search, take
+from .sorting import sort_with_permutation
 from .wasserstein import sort_weighted
 
 
@@ -146,32 +147,45 @@ def linear_circular_wasserstein(
 @jax.jit
 def _linear_distance(x: Array, y: Array, a: Array | None, b: Array | None) -> Array:
     batch = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
-    n = x.shape[-1]
-    ends, values = [], []
-    for z, weights in ((x, a), (y, b)):
-        z, level = _image(z, weights)
-        ends.append(jnp.broadcast_to(level - jnp.floor(level), (*batch, z.shape[-1])))
-        values.append(jnp.broadcast_to(z, (*batch, z.shape[-1])))
-    ends, order = sort_with_permutation(jnp.concatenate(ends, axis=-1))
+    x, x_ends, x_first = (_in_batch(z, batch) for z in _image(x, a))
+    y, y_ends, y_first = (_in_batch(z, batch) for z in _image(y, b))
+    ends, order = sort_with_permutation(jnp.concatenate([x_ends, y_ends], axis=-1))
     # The first segment begins where the last one ends, a lap before.
     before = jnp.concatenate([ends[..., -1:] - 1, ends[..., :-1]], axis=-1)
-    met = permute(jnp.concatenate(values, axis=-1), order)
-    gap = on_circle(take(met, _next(order < n)) - take(met, _next(order >= n)))
-    return jnp.sum((ends - before) * gap**2, axis=-1)
+    is_x = order < x.shape[-1]
+    gap = _met(x, x_first, is_x) - _met(y, y_first, ~is_x)
+    return jnp.sum((ends - before) * on_circle(gap) ** 2, axis=-1)
 
 
-def _image(x: Array, weights: Array | None) -> tuple[Array, Array]:
+def _in_batch(x: Array, batch: tuple[int, ...]) -> Array:
+    return jnp.broadcast_to(x, (*batch, x.shape[-1]))
+
+
+def _image(x: Array, weights: Array | None) -> tuple[Array, Array, Array]:
+    """The values of T, ascending; where in [0, 1] each ends; which one ends first."""
+    x, level = _reach(x, weights)
+    level = level - jnp.floor(level[..., -1:])
+    wraps = level < 0
+    wrapped = jnp.where(level < -1, 0, level + 1)  # below -1: the last one, rounded
+    first = jnp.sum(wraps, axis=-1, keepdims=True, dtype=jnp.int32)
+    return x, jnp.where(wraps, wrapped, level), first
+
+
+def _met(x: Array, first: Array, ends: Array) -> Array:
+    """The value on each segment; after those that `ends`, the next one begins.
+
+    They are counted around the circle: ends that tie are never taken out of order.
+    """
+    ends = ends.astype(jnp.int32)
+    passed = lax.cumsum(ends, axis=ends.ndim - 1) - ends
+    return take(x, (first + passed) % x.shape[-1])
+
+
+def _reach(x: Array, weights: Array | None) -> tuple[Array, Array]:
     """The values T takes, ascending, and up to which t each of them reaches."""
     x, weights = sort_weighted(on_circle(x), weights)
     mean = jnp.sum(_mass(x, weights) * x, axis=-1, keepdims=True)
     return x, sample_levels(x, weights) + (mean - 0.5)
-
-
-def _next(ends: Array) -> Array:
-    """The first place from each on, around the circle, at which `ends` holds."""
-    n = ends.shape[-1]
-    following = neighbours(ends)[1]
-    return jnp.where(following < n, following, following[..., :1])
 
 
 @explicit_mesh_guard
@@ -204,9 +218,9 @@ def linear_circular_embedding(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> x, t = jnp.array([0.25, 0.75]), jnp.array([0.1, 0.25, 0.9])
+        >>> x, t = jnp.array([0.25, 0.75]), jnp.array([0.125, 0.25, 0.375])
         >>> print(linear_circular_embedding(x, t))
-        [ 0.15  0.   -0.15]
+        [ 0.125  0.    -0.125]
 
     References:
         Martin, Medri, Bai, Liu, Yan, Rohde and Kolouri, 2024, "LCOT: linear circular
@@ -224,7 +238,7 @@ def linear_circular_embedding(
 
 @jax.jit
 def _embedding(x: Array, t: Array, weights: Array | None) -> Array:
-    x, reach = _image(x, weights)
+    x, reach = _reach(x, weights)
     # The lap that t is in, (reach_n - 1, reach_n] and on, and the sample it meets.
     laps = jnp.ceil(t - reach[..., -1:])
     places = search(reach, t - laps)

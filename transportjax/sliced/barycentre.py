@@ -121,7 +121,7 @@ def sliced_barycentre(
         >>> import jax.numpy as jnp
         >>> from transportjax.sliced import half_circle_directions, sliced_barycentre
         >>> x = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
-        >>> moved = 3 * x + jnp.array([4.0, 8.0])  # by half: 2 x + (2, 4)
+        >>> moved = 3 * x + jnp.array([[4.0, 8.0]])  # by half: 2 x + (2, 4)
         >>> directions = half_circle_directions(10)
         >>> result = sliced_barycentre([x, moved], directions=directions, num_steps=5)
         >>> print(result.points.round(3))

@@ -12,7 +12,7 @@ s_x^2 + s_y^2, the upper one.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -250,23 +250,32 @@ def controlled_mean(
         check_same_length("a variate's values", variate.values, "costs", costs)
     weights = _direction_weights(weights, costs)
     check_count("block", block)
-    num_blocks = -(-costs.shape[0] // block)
-    features = [(v.values - v.mean).astype(costs.dtype) for v in variates]
-    features = jnp.stack(features) if features else jnp.zeros_like(costs)[None, :][:0]
     if split:
-        check_count("number of blocks", num_blocks, 2)
-        beta = _split_coefficients(costs, features, weights, num_blocks // 2 * block)
+        check_count("number of blocks", -(-costs.shape[0] // block), 2)
+    found = _controlled(costs, variates, weights, block, split)
+    return SlicedEstimate(*(array.astype(dtype) for array in found))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _controlled(
+    costs: Array, variates: Any, weights: Array, block: int, split: bool
+) -> tuple[Array, Array]:
+    """The value and its standard error."""
+    num, zero = costs.shape[0], jnp.zeros_like(costs)
+    variates = [Variate(*(jnp.asarray(a, costs.dtype) for a in v)) for v in variates]
+    features = jnp.stack([zero, *(v.values - v.mean for v in variates)])[1:]
+    if split:
+        half = -(-num // block) // 2 * block
+        beta = _split_coefficients(costs, features, weights, half)
     else:
         beta = _coefficients(costs, features, weights)[:, None]
     residuals = costs - jnp.sum(beta * features, axis=0)
     value = weights @ residuals
-    spread = _block_error(weights * (residuals - value), block)
-    freedom = costs.shape[0] / max(1, costs.shape[0] - len(variates))
-    variance = spread**2 * freedom
-    for k, variate in enumerate(variates):
-        variance += (jnp.mean(beta[k]) * variate.mean_error.astype(costs.dtype)) ** 2
-    error = root_of_cost(variance, 2)
-    return SlicedEstimate(value.astype(dtype), error.astype(dtype))
+    variance = _block_variance(weights * (residuals - value), block)
+    variance = variance * (num / max(1, num - len(variates)))
+    for coefficients, variate in zip(beta, variates, strict=True):
+        variance += (jnp.mean(coefficients) * variate.mean_error) ** 2
+    return value, root_of_cost(variance, 2)
 
 
 def _direction_weights(weights: ArrayLike | None, costs: Array) -> Array:
@@ -291,20 +300,30 @@ def _moments(
     check_points("y", y, x.shape[1])
     check_directions("directions", directions, x.shape[1])
     x, y, directions = (a.astype(working_dtype(a.dtype)) for a in (x, y, directions))
-    centre = lax.stop_gradient(jnp.mean(y, axis=0))  # for the sake of rounding
-    moments = []
+    masses = []
     for name, points, weights in (("x", x, x_weights), ("y", y, y_weights)):
         if weights is None:
             weights = jnp.ones_like(points[:, 0])
-        weights = as_float(f"{name}_weights", weights).astype(x.dtype)
-        check_weights(f"{name}_weights", weights, points.shape[:1])
+        masses.append(as_float(f"{name}_weights", weights).astype(x.dtype))
+        check_weights(f"{name}_weights", masses[-1], points.shape[:1])
+    return directions, *_of_clouds(x, y, *masses)
+
+
+@jax.jit
+def _of_clouds(x: Array, y: Array, a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """The difference of the means, and both covariances."""
+    centre = lax.stop_gradient(jnp.mean(y, axis=0))  # for the sake of rounding
+
+    def moments(points: Array, weights: Array) -> tuple[Array, Array]:
         weights = weights / jnp.max(weights)
         weights = weights / jnp.sum(weights)
         points = points - centre[None, :]
         mean = _project(weights[None, :], points)[0]
         points = points - mean[None, :]
-        moments += [mean, _project((weights[:, None] * points).T, points)]
-    return directions, moments[0] - moments[2], moments[1], moments[3]
+        return mean, _project((weights[:, None] * points).T, points)
+
+    (x_mean, x_cov), (y_mean, y_cov) = moments(x, a), moments(y, b)
+    return x_mean - y_mean, x_cov, y_cov
 
 
 _project = functools.partial(jnp.matmul, precision="highest")
@@ -379,11 +398,11 @@ def _split_coefficients(
     )
 
 
-def _block_error(deviations: Array, block: int) -> Array:
-    """The standard error of a sum of deviations in independent blocks."""
+def _block_variance(deviations: Array, block: int) -> Array:
+    """The variance of a sum of deviations in independent blocks."""
     num_blocks = -(-deviations.shape[0] // block)
     padded = jnp.pad(deviations, (0, num_blocks * block - deviations.shape[0]))
     sums = jnp.sum(padded.reshape(num_blocks, block), axis=1)
     if num_blocks == 1:
         return jnp.full_like(sums[0], jnp.inf)
-    return root_of_cost(jnp.sum(sums**2) * (num_blocks / (num_blocks - 1)), 2)
+    return jnp.sum(sums**2) * (num_blocks / (num_blocks - 1))

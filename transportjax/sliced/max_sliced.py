@@ -66,7 +66,8 @@ def max_sliced_wasserstein(
 
     Differentiable in `x`, `y`, both weights and `p`, at the directions found, which are
     held constant: by Danskin's theorem that is the derivative of the maximum, where it
-    is attained at one place.
+    is attained at one place and f is smooth there. With few points it is often attained
+    in a kink of f, where projections coincide, and this is one slope of several.
 
     Args:
         x: points, (n, d).

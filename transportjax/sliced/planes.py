@@ -13,6 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax._checks import (
+    as_float,
     as_float_dtype,
     check_count,
     check_on_sphere,
@@ -128,8 +129,9 @@ def circle_projections(x: ArrayLike, planes: ArrayLike) -> Float[Array, "p n"]:
         >>> print(circle_projections(jnp.array([[0.0, 0.6, 0.8]]), plane))
         [[0.25]]
     """
+    x = as_float("x", x)
+    check_on_sphere("x", x)  # as exactly as its dtype tells
     x, planes = common_float(("x", x), ("planes", planes))
-    check_on_sphere("x", x)
     check_planes("planes", planes, x.shape[1])
     coordinates = great_circle_turns(working_precision(x), working_precision(planes))
     coordinates = coordinates - jnp.floor(coordinates)

@@ -15,6 +15,7 @@ probability p_i = 1 - exp(-w_i exp(rho - age_i / tau)). One over these probabili
 makes the loss unbiased.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,18 +28,20 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray
 
 from transportjax._checks import (
+    as_float,
     as_float_dtype,
     check_choice,
     check_count,
     check_directions,
     check_number,
     check_points,
+    check_weights,
     common_float,
 )
 from transportjax._sharding import explicit_mesh_guard
 
 from .directions import default_directions, working_dtype
-from .distance import projected_costs
+from .distance import projected_costs, static_or_array
 from .strategies import AbstractDirections, Sample
 
 _ESTIMATORS = ("unbiased", "snis", "paper")
@@ -187,16 +190,36 @@ def reservoir_loss(
     check_number("decay", decay, 0, open_low=True)
     check_number("reset", reset, 0, 1)
     check_choice("estimator", estimator, _ESTIMATORS)
+    check_number("p", p, 1)
+    x_weights = _masses("x_weights", x_weights, x)
+    y_weights = _masses("y_weights", y_weights, y)
     work = state.log_keys.dtype
+    power, exponent = static_or_array(p, work)
     sampler = sampler or default_directions
     decay, reset = (jnp.asarray(option, work) for option in (decay, reset))
+    arrays = x, y, x_weights, y_weights, exponent
+    return _loss(arrays, state, key, decay, reset, num_new, power, estimator, sampler)
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8))
+def _loss(
+    arrays: tuple[Any, ...],
+    state: ReservoirState,
+    key: PRNGKeyArray,
+    decay: Array,
+    reset: Array,
+    num_new: int,
+    power: int | float | None,
+    estimator: str,
+    sampler: Sampler,
+) -> tuple[Array, ReservoirState]:
+    x, y, a, b, exponent = arrays
+    p = exponent if power is None else power
 
     def costs(directions: Array) -> Array:
         directions = directions.astype(x.dtype)
-        values = projected_costs(
-            x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights
-        )
-        return values.astype(work)
+        found = projected_costs(x, y, directions, p=p, x_weights=a, y_weights=b)
+        return found.astype(decay.dtype)
 
     state, candidates = _candidates(state, key, num_new, sampler, 1 / decay, costs)
     weights, next_state = _selected(state, candidates, estimator, reset, 1 / decay)
@@ -273,6 +296,14 @@ class ReservoirDirections(AbstractDirections):
         weights, state = _selected(state, candidates, self.estimator, reset, rate)
         weights = (weights / jnp.sum(weights)).astype(x.dtype)
         return candidates.directions.astype(x.dtype), weights, state
+
+
+def _masses(name: str, weights: ArrayLike | None, points: Array) -> Array | None:
+    if weights is None:
+        return None
+    weights = as_float(name, weights)
+    check_weights(name, weights, points.shape[:1])
+    return weights
 
 
 class _Candidates(NamedTuple):

@@ -214,13 +214,15 @@ def _sliced(
     root: bool,
 ) -> Array:
     """The mean cost over planes, of unchecked arguments."""
-    named = [("x", x), ("planes", planes)] + ([] if y is None else [("y", y)])
-    x, planes, *rest = common_float(*named)
-    dtype = x.dtype
-    check_on_sphere("x", x)
+    x = as_float("x", x)
+    y = None if y is None else as_float("y", y)
+    check_on_sphere("x", x)  # as exactly as its dtype tells
+    if y is not None:
+        check_on_sphere("y", y, x.shape[1])
+    rest = [] if y is None else [("y", y)]
+    x, planes, *rest = common_float(("x", x), ("planes", planes), *rest)
     check_planes("planes", planes, x.shape[1])
-    for other in rest:
-        check_on_sphere("y", other, x.shape[1])
+    dtype = x.dtype
     x, planes, *rest = map(working_precision, (x, planes, *rest))
     y = rest[0] if rest else None
     a = _masses("x_weights", x_weights, x)

@@ -178,25 +178,27 @@ def harmonic_mean_cost(costs: ArrayLike, directions: ArrayLike) -> SlicedEstimat
     num, dim = directions.shape
     check_same_length("costs", costs, "directions", directions[:, 0])
     check_harmonics(num, dim)
-    rows, columns = np.triu_indices(dim)
-    products = directions[:, rows] * directions[:, columns]
-    scale = np.where(rows == columns, 1.0, np.sqrt(2.0))
-    trace = np.where(rows == columns, 1 / dim, 0.0)
-    products = (products - jnp.asarray(trace, products.dtype)[None, :]) * jnp.asarray(
-        scale, products.dtype
-    )[None, :]
-    features = products[:, :-1].T  # the trace is constant: one entry says nothing new
+    found = _intercept(costs, directions)
+    return SlicedEstimate(*(array.astype(dtype) for array in found))
+
+
+@jax.jit
+def _intercept(costs: Array, directions: Array) -> tuple[Array, Array]:
+    """The intercept of the regression on quadratic functions; its standard error."""
+    num, dim = directions.shape
+    # the trace is constant: without its last entry, the diagonal says as much
+    rows, columns = (index[:-1] for index in np.triu_indices(dim))
+    trace = jnp.asarray(np.where(rows == columns, 1 / dim, 0.0), costs.dtype)
+    features = (directions[:, rows] * directions[:, columns] - trace[None, :]).T
     means = jnp.mean(features, axis=1)
     centred = features - means[:, None]
-    share = jnp.linalg.solve(centred @ centred.T, means)
-    weights = 1 / num - share @ centred  # the intercept, as weights of the costs
-    value = weights @ costs
     offset = costs - jnp.mean(costs)
-    beta = jnp.linalg.solve(centred @ centred.T, centred @ offset)
+    right = jnp.stack([means, centred @ offset], axis=1)
+    share, beta = jnp.linalg.solve(centred @ centred.T, right).T
+    weights = 1 / num - share @ centred  # the intercept, as weights of the costs
     residuals = offset - beta @ centred
     variance = jnp.sum(residuals**2) / (num - features.shape[0] - 1)
-    error = root_of_cost(variance * jnp.sum(weights**2), 2)
-    return SlicedEstimate(value.astype(dtype), error.astype(dtype))
+    return weights @ costs, root_of_cost(variance * jnp.sum(weights**2), 2)
 
 
 def energy_weights(

@@ -162,14 +162,12 @@ def _flow(
         marginals, cost = _fit_marginals(
             x, y, weights[0], weights[1], step_size, num_bins
         )
-        # the layer at all points, whose projections are at hand
-        wishes = jax.vmap(lambda curve, x: jax.vmap(curve)(x) - x)(marginals, x)
-        move = jnp.matmul(jnp.linalg.pinv(rows), wishes, precision="highest").T
-        points = points + move
+        layer = SlicedStep(rows, marginals)
+        points = jax.vmap(layer)(points)
         if diffusion is not None:
             noise = jr.normal(jr.fold_in(key, 1), points.shape, points.dtype)
             points = points + jnp.sqrt(2 * diffusion * step_size) * noise
-        return (points, state), (SlicedStep(rows, marginals), cost)
+        return (points, state), (layer, cost)
 
     state = directions.init(key_init, source.shape[1])
     (points, _), (layers, cost) = lax.scan(
