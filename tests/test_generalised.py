@@ -92,25 +92,18 @@ def test_gradients_in_everything(x64):
     a, w = jnp.linspace(1.0, 2.0, 12), jnp.linspace(0.5, 1.0, 5)
     coefficients = jr.normal(jr.key(0), (5, 4))
 
-    def polynomial(x, y, a, w, coefficients, root):
-        return generalised_sliced_wasserstein(
-            x,
-            y,
-            PolynomialSlices(coefficients),
-            x_weights=a,
-            weights=w,
-            root=root,
-        )
-
-    args = (x, y, a, w, coefficients)
-    check_gradient(functools.partial(polynomial, root=False), *args, rtol=1e-5)
-    check_gradient(functools.partial(polynomial, root=True), *args, rtol=1e-5)
-
-    def circular(x, y, directions, radius):
-        return generalised_sliced_wasserstein(x, y, CircularSlices(directions, radius))
-
     directions = random_directions(jr.key(1), 5, 2, "float64")
-    check_gradient(circular, x, y, directions, 1.2, rtol=1e-5)
+
+    @jax.jit
+    def distances(x, y, a, w, coefficients, directions, radius):
+        polynomials = PolynomialSlices(coefficients)
+        circles = CircularSlices(directions, radius)
+        distance = functools.partial(generalised_sliced_wasserstein, x, y)
+        weighted = distance(polynomials, x_weights=a, weights=w)
+        return weighted + 10 * distance(circles, root=True)
+
+    args = (x, y, a, w, coefficients, directions, 1.2)
+    check_gradient(distances, *args, rtol=1e-5)
 
 
 def test_gradients_are_finite_where_slices_are_not_smooth():

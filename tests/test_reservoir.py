@@ -24,7 +24,7 @@ KEPT, NEW, STEPS = 8, 4, 16
 def clouds(scale=1.0, dtype="float32"):
     """Very anisotropic in the plane: costs differ much between directions."""
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(12, 2)), rng.normal(size=(9, 2)) * [4, 0.2] + [2, 0]
+    x, y = rng.normal(size=(12, 2)), rng.normal(size=(12, 2)) * [4, 0.2] + [2, 0]
     return scale * jnp.asarray(x, dtype), scale * jnp.asarray(y, dtype)
 
 
@@ -95,9 +95,7 @@ def test_the_other_losses():
     x, y = clouds()
     costs = projected_costs(x, y, half_circle_directions(1000))
     tilted = jnp.mean(costs**2) / jnp.mean(costs) / truth()
-    assert (
-        1.3 < paper.mean() < 1.1 * tilted
-    )  # costs twice: in the choice and in the weight
+    assert 1.4 < paper.mean() < 1.3 * tilted  # costs twice: in choice and in weight
     assert paper.std() < unbiased.std()
 
 
@@ -258,7 +256,7 @@ def test_weights_are_repetition(key):
 def test_optimisation_converges(estimator, key):
     x, _ = clouds()
     shift = jnp.array([3.0, -2.0])
-    optimiser = optax.adam(optax.cosine_decay_schedule(0.2, 100))
+    optimiser = optax.adam(optax.cosine_decay_schedule(0.2, 150))
 
     def loss(offset, state, key):
         return reservoir_loss(
@@ -281,8 +279,8 @@ def test_optimisation_converges(estimator, key):
     start = jnp.zeros(2)
     carry = start, optimiser.init(start), reservoir_init(KEPT, 2)
     with jax.numpy_dtype_promotion("standard"):  # for optax
-        (offset, _, _), values = jax.lax.scan(step, carry, jr.split(key, 100))
-    assert_close(offset, shift, atol=0.05)
+        (offset, _, _), values = jax.lax.scan(step, carry, jr.split(key, 150))
+    assert_close(offset, shift, atol=0.1)
     assert values[-1] < 1e-3 * values[0]
 
 

@@ -17,11 +17,19 @@ def curves(p, k=9, seed=1):
     return jax.vmap(MonotoneLinear.from_knots)(*knots)
 
 
-def both(layer):
-    return (
-        jax.jit(jax.vmap(layer.transform_and_log_det)),
-        jax.jit(jax.vmap(layer.inverse_and_log_det)),
-    )
+@jax.jit
+def forward(layer, x):
+    return jax.vmap(layer.transform_and_log_det)(x)
+
+
+@jax.jit
+def backward(layer, y):
+    return jax.vmap(layer.inverse_and_log_det)(y)
+
+
+@jax.jit
+def jacobians(layer, x):
+    return jax.vmap(jax.jacfwd(layer))(x)
 
 
 def test_the_move_is_the_best_compromise_of_the_wishes(x64):
@@ -38,21 +46,20 @@ def test_orthonormal_rows_make_it_a_sliced_map(p, d, x64):
     axes = np.linalg.qr(rows(d, p))[0].T
     layer, expected = SlicedStep(axes, curves(p)), SlicedMap(axes, curves(p))
     x = np.random.default_rng(2).normal(size=(20, d))
-    for mine, its in zip(both(layer), both(expected), strict=True):
-        for value, other in zip(mine(x), its(x), strict=True):
-            assert_close(value, other)
+    for function in (forward, backward):
+        for mine, its in zip(function(layer, x), function(expected, x), strict=True):
+            assert_close(mine, its)
 
 
 @pytest.mark.parametrize(
     "directions",
     [
-        rows(9, 3),
-        rows(4, 3),
+        rows(6, 3),
         rows(6, 2) @ rows(2, 3),  # in a plane
-        rows(7, 3) * np.array([[0.0], [3.0], [1e-2], [1.0], [1.0], [1.0], [1.0]]),
+        rows(6, 3) * np.array([[0.0], [3.0], [1e-2], [1.0], [1.0], [1.0]]),
         np.repeat(np.eye(3), 2, axis=0),
     ],
-    ids=["many", "one more", "plane", "norms", "repeated"],
+    ids=["many", "plane", "norms", "repeated"],
 )
 def test_any_rows_make_a_bijection(directions, x64):
     # slopes from 1e-3 to 1e3, and jumps: far from what a smooth solver expects
@@ -61,14 +68,14 @@ def test_any_rows_make_a_bijection(directions, x64):
     marginals = jax.vmap(MonotoneLinear.from_knots)(*knots)
     layer = SlicedStep(directions, marginals)
     x = 2 * np.random.default_rng(2).normal(size=(200, 3))
-    forward, backward = both(layer)
-    y, log_det = forward(x)
-    z, inverse_log_det = backward(x)
-    assert_close(forward(z)[0], x, atol=1e-7)
-    assert_close(inverse_log_det, -forward(z)[1], atol=1e-7)
-    assert_close(forward(backward(y)[0])[0], y, atol=1e-7)
-    jacobian = jax.vmap(jax.jacfwd(layer))(x)
-    assert_close(log_det, np.linalg.slogdet(jacobian).logabsdet, atol=1e-6)
+    y, log_det = forward(layer, x)
+    z, inverse_log_det = backward(layer, x)
+    assert_close(forward(layer, z)[0], x, atol=1e-7)
+    assert_close(inverse_log_det, -forward(layer, z)[1], atol=1e-7)
+    assert_close(forward(layer, backward(layer, y)[0])[0], y, atol=1e-7)
+    jacobian = np.linalg.slogdet(jacobians(layer, x))
+    assert_close(log_det, jacobian.logabsdet, atol=1e-6)
+    assert np.all(jacobian.sign > 0)
     if np.linalg.matrix_rank(directions) < 3:  # what no row sees stays
         normal = np.linalg.svd(directions)[2][2]
         assert_close(y @ normal, x @ normal)
@@ -85,8 +92,7 @@ def test_it_is_monotone_in_the_metric_of_the_rows(x64):
 def test_single_precision_solves_to_its_rounding():
     layer = SlicedStep(rows(8, 3), curves(8, k=100))
     x = np.random.default_rng(2).normal(size=(300, 3)).astype("float32")
-    forward, backward = both(layer)
-    assert_close(forward(backward(x)[0])[0], x, atol=2e-4)
+    assert_close(forward(layer, backward(layer, x)[0])[0], x, atol=2e-4)
 
 
 def test_rows_may_be_trained(x64):

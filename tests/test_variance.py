@@ -149,7 +149,7 @@ def test_translation_has_no_error(d, key, x64):
     x, _ = clouds(d)
     shift = np.arange(1.0, d + 1)
     found = sliced_wasserstein_estimate(x, x + shift, key=key, num=4 * d)
-    assert_close(found.value, np.sum(shift**2) / d, rtol=5e-4 if d == 3 else 1e-8)
+    assert_close(found.value, np.sum(shift**2) / d, rtol=5e-4 if d > 2 else 1e-8)
 
 
 @pytest.mark.parametrize("p", [1, 2, 3])

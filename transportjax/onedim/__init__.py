@@ -1,4 +1,4 @@
-"""Transport on the line and the circle: sorting, quantiles, transfer, Wasserstein distances."""
+"""Transport on the line and the circle: sorting, quantiles, transfer, distances."""
 
 from .binning import binned_atoms as binned_atoms
 from .circle import (

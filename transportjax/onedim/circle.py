@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -139,9 +140,9 @@ def _distance(x: Array, y: Array, p: Any, a: Array | None, b: Array | None) -> A
     if x.shape[-1] < y.shape[-1]:  # the search takes steps of the cost of the fewer
         x, y, a, b = y, x, b, a
     batch = np.broadcast_shapes(x.shape[:-1], y.shape[:-1])
-    x, y, a, b = (
-        None if z is None else jnp.broadcast_to(z, (*batch, z.shape[-1]))
-        for z in (x, y, a, b)
+    (x, a), (y, b) = (
+        jax.tree.map(lambda z: jnp.broadcast_to(z, (*batch, z.shape[-1])), side)
+        for side in ((x, a), (y, b))
     )
     x, a = sort_weighted(on_circle(x), a)
     y, b = sort_weighted(on_circle(y), b)

@@ -63,13 +63,13 @@ def sphere_planes(
     """
     check_count("num", num)
     check_count("dim", dim, 2)
-    dtype = as_float_dtype(dtype)
+    kind = as_float_dtype(dtype)
     if dim == 3:
-        normals = spiral_directions(num, key=key, dtype=working_dtype(dtype))
-        return _orthogonal_planes(normals).astype(dtype)
+        normals = spiral_directions(num, key=key, dtype=working_dtype(kind))
+        return _orthogonal_planes(normals).astype(kind)
     per_block = dim // 2
     num_blocks = -(-num // per_block)
-    rows = orthonormal_directions(key, num_blocks * dim, dim, dtype)
+    rows = orthonormal_directions(key, num_blocks * dim, dim, kind)
     blocks = rows.reshape(num_blocks, dim, dim)[:, : 2 * per_block]
     return blocks.reshape(-1, 2, dim)[:num]
 

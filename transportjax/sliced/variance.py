@@ -226,8 +226,8 @@ def energy_weights(
     Example:
         >>> import jax.numpy as jnp
         >>> from transportjax.sliced import energy_weights
-        >>> print(energy_weights(jnp.array([1.0, 3.0]), power=1).round(3))
-        [0.25 0.75]
+        >>> print((4 * energy_weights(jnp.array([1.0, 3.0]), power=1)).round(2))
+        [1. 3.]
 
     References:
         Nguyen, Ho (2023), Energy-based sliced Wasserstein distance.
