@@ -87,7 +87,7 @@ class SlicedStep(AbstractBijection):
         return evaluate(SlicedStep._backward, self, y, self.directions.shape[-1:])
 
     def __call__(self, x: ArrayLike) -> Float[Array, " d"]:
-        """The image of a point. Outside of jit too, no determinant is computed for it."""
+        """The image of a point; outside of jit too, without a determinant."""
         return evaluate(SlicedStep._image, self, x, self.directions.shape[-1:])[0]
 
     def _image(self, x: Array) -> tuple[Array, Array]:
@@ -126,7 +126,8 @@ class SlicedStep(AbstractBijection):
         v.(T(z + t v) - W y) is the derivative of phi - <H y, .> along a step of which W
         makes v: negative at t = 0, and increasing. Where it is positive at the full
         step, t = 1, its zero is bracketed, by secants and halvings in turn: the line
-        search must be sharp, for where slopes jump by thousands Newton's steps are wild.
+        search must be sharp, for where slopes jump a thousandfold Newton's steps are
+        wild.
         """
 
         def newton(x: Array, _: None) -> tuple[Array, None]:
