@@ -206,6 +206,8 @@ def test_root(x64):
         value = sliced_wasserstein(x, y, directions, p=p)
         root = sliced_wasserstein(x, y, directions, p=p, root=True)
         assert_close(root, value ** (1 / p))
+    traced = jax.jit(lambda p: sliced_wasserstein(x, y, directions, p=p, root=True))
+    assert_close(traced(3.0), root)
     check_gradient(lambda x, d: sliced_wasserstein(x, y, d, root=True), x, directions)
 
 

@@ -271,13 +271,13 @@ def test_transfer_along_these_directions_takes_fewer_steps():
 
 def test_the_strategy_looks_at_a_part_of_many_points(key):
     x, y = clouds(key, 3000, 2500, 4)
-    strategy = MaxSlicedDirections(1, num_points=256)
+    strategy = MaxSlicedDirections(1, num_points=512)
 
     @jax.jit
     def rows(x):
         return strategy.sample(key, strategy.init(key, 4), x, y)[0]
 
-    assert abs(rows(x)[0, 0]) > 0.9
+    assert abs(rows(x)[0, 0]) > 0.7
     slope = jax.grad(lambda x: jnp.sum(rows(x)))(x)
     assert np.all(slope == 0)  # the search is held
 

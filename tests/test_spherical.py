@@ -166,7 +166,8 @@ def test_gradients(key, x64):
     weighted = lambda x, y, planes, a, b, p: distance(x, y, planes, p, a, b, 2)  # noqa: E731
     arguments = x, y, planes, a, b, np.array(1.7)
     check_gradient(jax.jit(weighted), *arguments)
-    for gradient, z in zip(jax.grad(weighted, (0, 1))(*arguments), (x, y), strict=True):
+    slopes = jax.jit(jax.grad(weighted, (0, 1)))(*arguments)
+    for gradient, z in zip(slopes, (x, y), strict=True):
         assert_close(jnp.sum(gradient * z, axis=1), np.zeros(len(z)), atol=1e-15)
     both = lambda x, planes, a: (  # noqa: E731
         linear_spherical_sliced(x, y, planes, x_weights=a)

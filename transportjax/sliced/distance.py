@@ -351,4 +351,5 @@ def root_of_cost(value: Array, p: Any) -> Array:
     """`value` to the power 1/p, whose derivative at zero is zero."""
     zero = value == 0
     safe = jnp.where(zero, 1, value)
-    return jnp.where(zero, 0, jnp.sqrt(safe) if p == 2 else safe ** (1 / p))
+    square = isinstance(p, int | float) and p == 2  # an array may be traced
+    return jnp.where(zero, 0, jnp.sqrt(safe) if square else safe ** (1 / p))

@@ -97,7 +97,7 @@ def max_sliced_wasserstein(
         >>> import jax, jax.numpy as jnp
         >>> from transportjax.sliced import max_sliced_wasserstein
         >>> x = jax.random.normal(jax.random.key(0), (50, 3))
-        >>> y = x + jnp.array([0.0, 3.0, 4.0])
+        >>> y = x + jnp.array([[0.0, 3.0, 4.0]])
         >>> value, directions = max_sliced_wasserstein(x, y, key=jax.random.key(1))
         >>> print(int(value.round()), abs(directions).round(3))
         25 [[0.  0.6 0.8]]
@@ -164,7 +164,7 @@ class MaxSlicedDirections(AbstractDirections):
         >>> from transportjax.sliced import MaxSlicedDirections
         >>> strategy, key = MaxSlicedDirections(1), jax.random.key(0)
         >>> x = jax.random.normal(key, (100, 3))
-        >>> y = x + jnp.array([0.0, 0.0, 2.0])
+        >>> y = x + jnp.array([[0.0, 0.0, 2.0]])
         >>> state = strategy.init(key, 3)
         >>> print(abs(strategy.sample(key, state, x, y)[0]).round(2))
         [[0. 0. 1.]]
