@@ -144,7 +144,7 @@ class MaxSlicedDirections(AbstractDirections):
 
     Iterated transfer spends its steps where something is left to do: clouds in many
     dimensions that differ in few of them are matched in far fewer steps than along
-    random axes. A step costs `num_steps + 1` sortings of the projections of a random
+    random axes. A step costs `num_steps + 5` sortings of the projections of a random
     part of the points.
 
     The directions are held constant: no derivative goes through the search. Weights of

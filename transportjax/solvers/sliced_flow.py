@@ -22,7 +22,7 @@ from transportjax.maps import Scan, SlicedStep
 from transportjax.maps.bijection import at_least_float32
 from transportjax.sliced import AbstractDirections, OrthonormalDirections
 
-from .idt import _fit_marginals, _project
+from .marginals import fit_marginals, project
 from .solution import Solution
 
 _NUM_DIRECTIONS = 32  # in a step, at least, unless told otherwise
@@ -158,8 +158,8 @@ def _flow(
         # a row of norm c weighs c^2 in the step, and in the cost
         rows = rows * jnp.sqrt(shares * shares.shape[0])[:, None]
         rows = rows.astype(points.dtype)
-        x, y = _project(rows, points), _project(rows, target)
-        marginals, cost = _fit_marginals(
+        x, y = project(rows, points), project(rows, target)
+        marginals, cost = fit_marginals(
             x, y, weights[0], weights[1], step_size, num_bins
         )
         layer = SlicedStep(rows, marginals)
