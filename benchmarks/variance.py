@@ -3,8 +3,9 @@
 Each case is one size and kind of clouds: four pairs of them, 150 estimates of SW_2^2 of
 each, all from the same number of directions. The quality is the relative error in
 percent, root mean square over the estimates and the pairs (bias and noise together).
-Times are of all 600 estimates. A reservoir of that size makes 150 steps on clouds that stand still; its
-first 50 steps, in which it fills, count in the time but not in the error.
+Times are of all 600 estimates. A reservoir of that size makes 150 steps on clouds that
+stand still; its first 50 steps, in which it fills, count in the time but not in the
+error.
 
 The last cases fit an affine colour map by 500 steps of Adam, from the first picture to
 the second, at equal numbers of sorts in a step.
