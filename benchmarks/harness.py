@@ -232,21 +232,24 @@ def _plot(report: dict, path: pathlib.Path) -> None:
     results = report["results"]
     key = "cpu_ratio" if report["environment"]["platform"] == "cpu" else "ratio"
     cases = list(dict.fromkeys(record["case"] for record in results))
-    rivals = list(dict.fromkeys(record["rival"] for record in results))
-    figure, axes = plt.subplots(
-        figsize=(8, 1 + 0.25 * len(results)), layout="constrained"
-    )
-    height = 0.8 / len(rivals)
-    for place, rival in enumerate(rivals):
-        mine = [record for record in results if record["rival"] == rival]
-        rows = [cases.index(record["case"]) + place * height for record in mine]
-        axes.barh(rows, [record[key] for record in mine], height * 0.9, label=rival)
-    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(cases))], cases)
-    axes.invert_yaxis()
+    rivals = dict.fromkeys(record["rival"] for record in results)
+    rows, ticks, row = [], [], 0.0
+    for case in cases:
+        size = sum(record["case"] == case for record in results)
+        rows += [row + i for i in range(size)]
+        ticks.append(row + (size - 1) / 2)
+        row += size + 1  # a gap between the cases
+    figure, axes = plt.subplots(figsize=(8, 1.5 + 0.14 * row), layout="constrained")
+    for name in rivals:
+        mine = [i for i, record in enumerate(results) if record["rival"] == name]
+        lengths = [results[i][key] for i in mine]
+        axes.barh([rows[i] for i in mine], lengths, 0.9, label=name)
+    axes.set_yticks(ticks, cases)
+    axes.set_ylim(row - 1, -1)
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=0.8)
     device = report["environment"]["device"]
     axes.set_xlabel(f"time / our time ({device}, {report['environment']['dtype']})")
-    axes.legend(loc="best", fontsize="small")
+    figure.legend(loc="outside upper center", ncols=4, fontsize="small")
     figure.savefig(path, dpi=120)
     plt.close(figure)
