@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .clouds import check_directions
+from .slices import check_directions
 from .values import check_finite, check_same_length, is_concrete, reads_values
 
 

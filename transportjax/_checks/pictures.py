@@ -152,10 +152,10 @@ def check_title(title: Any, longest: int) -> None:
         )
 
 
-def check_space_of_method(method: str, of: str, space: str, needed: str) -> None:
-    """Raises unless `space` is the one that the method `of` needs."""
-    if method == of and space != needed:
+def check_method_in_space(method: str, space: str) -> None:
+    """Raises if colours cannot be transferred by `method` in `space`."""
+    if method == "cdl" and space != "rgb":
         raise ValueError(
-            f"`method` {of!r} works on colour pictures in the space {needed!r} only; "
-            f"got the space {space!r}."
+            "`method` 'cdl' works on colour pictures in the space 'rgb' only; got the "
+            f"space {space!r}."
         )

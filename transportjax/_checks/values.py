@@ -47,6 +47,11 @@ def as_float(name: str, x: Any) -> Array:
     return x
 
 
+def working_dtype(dtype: Any) -> Any:
+    """The type to compute in for `dtype`: at least single precision."""
+    return jnp.dtype(dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.float32)
+
+
 def common_float(*named: tuple[str, Any]) -> tuple[Array, ...]:
     """The arrays of `(name, array)` pairs as floats of their widest dtype."""
     arrays = [as_float(name, x) for name, x in named]

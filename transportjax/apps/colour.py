@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from transportjax._checks import (
     check_choice,
     check_count,
+    check_method_in_space,
     check_number,
-    check_space_of_method,
 )
 from transportjax.maps import AbstractBijection, gaussian_map
 from transportjax.sliced import (
@@ -100,11 +100,11 @@ def fit_colour_map(
         space, palette = "grey", _luma(palette)
     elif palette.shape[-1] == 1:
         palette = np.repeat(palette, 3, axis=-1)
+    check_method_in_space(method, space)
     pictures = tuple(zip((source, palette), masks, strict=True))
     if method == "mkl":
         fitted = _fit_mkl(pictures, space)
     else:
-        check_space_of_method(method, "cdl", space, "rgb")
         fitted = _fit_samples(method, pictures, space, num_steps, seed)
     return ColourMap(fitted, jnp.asarray(strength, jnp.float32), space)
 

@@ -79,7 +79,7 @@ class SlicedMap(AbstractBijection):
 
     def _move(self, x: Array, method: str) -> tuple[Array, Array]:
         z = jnp.matmul(self.directions, x, precision="highest")
-        moved, log_dets = _along_rows(self.marginals, method, z)
+        moved, log_dets = along_rows(self.marginals, method, z)
         return x + _combine(self.directions, moved - z), jnp.sum(log_dets)
 
 
@@ -94,7 +94,7 @@ def _combine(directions: Float[Array, "p d"], steps: Float[Array, " p"]) -> Arra
     )
 
 
-def _along_rows(
+def along_rows(
     marginals: AbstractBijection, method: str, z: Float[Array, " p"]
 ) -> tuple[Float[Array, " p"], Float[Array, " p"]]:
     """`method` of the p scalar maps at the p numbers."""

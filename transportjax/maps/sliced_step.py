@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from transportjax import _checks
 
 from .bijection import AbstractBijection, as_leaf, evaluate
+from .sliced import along_rows
 
 _NUM_STEPS = 12  # of Newton's method; 8 were enough for slopes from 1e-5 to 1e3
 _NUM_CUTS = 12  # of the bracket of a step, where a full step goes too far
@@ -164,7 +165,7 @@ class SlicedStep(AbstractBijection):
         self, z: Float[Array, " p"], method: str = "transform_and_log_det"
     ) -> tuple[Float[Array, " p"], Float[Array, " p"]]:
         """The scalar maps at the p numbers, with their log-slopes."""
-        return jax.vmap(lambda t, s: getattr(t, method)(s))(self.marginals, z)
+        return along_rows(self.marginals, method, z)
 
     def _is_wide(self) -> bool:
         return self.directions.shape[0] <= self.directions.shape[1]

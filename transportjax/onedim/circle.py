@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -27,16 +26,19 @@ from jaxtyping import Array, Float
 
 from transportjax._checks import (
     as_float,
-    check_batches,
-    check_number,
     check_planar,
-    common_float,
 )
 from transportjax._sharding import explicit_mesh_guard
 
-from .levels import checked_samples, cumulative_mass, search, take, working_precision
+from .levels import cumulative_mass, search, take, working_precision
 from .sorting import permute, sort_with_permutation
-from .wasserstein import cost_of_sorted, power_cost, sort_weighted
+from .wasserstein import (
+    checked_problem,
+    cost_of_sorted,
+    power_cost,
+    same_batch,
+    sort_weighted,
+)
 
 
 def circle_coordinates(points: ArrayLike) -> Float[Array, "*batch"]:
@@ -122,16 +124,7 @@ def wasserstein_circle(
         costs on the circle". Rabin, Delon and Gousseau, 2011, "Transportation distances
         on the circle" (p = 1).
     """
-    x, y = common_float(("x", x), ("y", y))
-    dtype = x.dtype
-    x, a = checked_samples("x", x, x_weights, "x_weights")
-    y, b = checked_samples("y", y, y_weights, "y_weights")
-    check_batches("x", x, "y", y)
-    check_number("p", p, low=1.0, high=100.0)
-    if isinstance(p, int | float | np.number) and p == int(p):
-        p = int(p)  # static: multiplications instead of a general power
-    else:
-        p = jnp.asarray(p, x.dtype)
+    x, y, p, a, b, dtype = checked_problem(x, y, p, x_weights, y_weights, most_p=100.0)
     return _distance(x, y, p, a, b).astype(dtype)
 
 
@@ -139,11 +132,7 @@ def wasserstein_circle(
 def _distance(x: Array, y: Array, p: Any, a: Array | None, b: Array | None) -> Array:
     if x.shape[-1] < y.shape[-1]:  # the search takes steps of the cost of the fewer
         x, y, a, b = y, x, b, a
-    batch = np.broadcast_shapes(x.shape[:-1], y.shape[:-1])
-    (x, a), (y, b) = (
-        jax.tree.map(lambda z: jnp.broadcast_to(z, (*batch, z.shape[-1])), side)
-        for side in ((x, a), (y, b))
-    )
+    x, y, a, b = same_batch(x, y, a, b)
     x, a = sort_weighted(on_circle(x), a)
     y, b = sort_weighted(on_circle(y), b)
     i, j = _cut(*lax.stop_gradient((x, y, p, a, b)))

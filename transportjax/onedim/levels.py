@@ -21,6 +21,7 @@ from transportjax._checks import (
     check_batch,
     check_samples,
     check_weights,
+    working_dtype,
 )
 
 _BLOCK = 32  # terms that are added in plain floats before the compensated sum
@@ -172,7 +173,7 @@ def neighbours(
 
 def working_precision(x: Array) -> Array:
     """`x`, with half precision promoted to float32."""
-    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
+    return x.astype(working_dtype(x.dtype))
 
 
 def checked_samples(

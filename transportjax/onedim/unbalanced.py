@@ -34,7 +34,12 @@ from transportjax._checks import (
 from transportjax._sharding import explicit_mesh_guard
 
 from .sorting import permute, sort_with_permutation, unpermute
-from .wasserstein import checked_problem, cost_of_sorted, potentials_of_sorted
+from .wasserstein import (
+    checked_problem,
+    cost_of_sorted,
+    potentials_of_sorted,
+    same_batch,
+)
 
 _BISECTIONS = 20  # of the length of a step
 
@@ -135,10 +140,8 @@ def _unbalanced(
     num_steps: int,
     line_search: bool,
 ) -> UnbalancedTransport:
-    batch = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
+    x, y, a, b = same_batch(x, y, a, b)
     a, b = masses_of(x, a) + 0 * x, masses_of(y, b) + 0 * y
-    x, a = (jnp.broadcast_to(z, (*batch, z.shape[-1])) for z in (x, a))
-    y, b = (jnp.broadcast_to(z, (*batch, z.shape[-1])) for z in (y, b))
     x, x_order = sort_with_permutation(x)
     y, y_order = sort_with_permutation(y)
     held_x, held_y, held_p = lax.stop_gradient((x, y, p))

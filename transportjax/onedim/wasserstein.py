@@ -259,7 +259,7 @@ def cost_of_sorted(
     Returns:
         W_p^p, one for each row.
     """
-    x, y, a, b = _same_batch(x, y, x_weights, y_weights)
+    x, y, a, b = same_batch(x, y, x_weights, y_weights)
     n, m = x.shape[-1], y.shape[-1]
     if a is None and b is None:
         if n == m:
@@ -304,7 +304,13 @@ def _uneven_cost(x: Array, y: Array, p: Any) -> Array:
 
 
 def checked_problem(
-    x: ArrayLike, y: ArrayLike, p: ArrayLike, x_weights: Any, y_weights: Any
+    x: ArrayLike,
+    y: ArrayLike,
+    p: ArrayLike,
+    x_weights: Any,
+    y_weights: Any,
+    *,
+    most_p: float = 1000.0,
 ) -> tuple[Array, Array, Any, Array | None, Array | None, Any]:
     """Checked samples, exponent and weights to compute with; the dtype to return."""
     x, y = common_float(("x", x), ("y", y))
@@ -312,7 +318,7 @@ def checked_problem(
     x, x_weights = checked_samples("x", x, x_weights, "x_weights")
     y, y_weights = checked_samples("y", y, y_weights, "y_weights")
     check_batches("x", x, "y", y)
-    check_number("p", p, low=1.0, high=1000.0)
+    check_number("p", p, low=1.0, high=most_p)
     if isinstance(p, int | float | np.number) and p == int(p):
         p = int(p)  # static: multiplications instead of a general power
     else:
@@ -320,7 +326,7 @@ def checked_problem(
     return x, y, p, x_weights, y_weights, dtype
 
 
-def _same_batch(x: Array, y: Array, a: Array | None, b: Array | None) -> list:
+def same_batch(x: Array, y: Array, a: Array | None, b: Array | None) -> list:
     """All arrays with the common batch of `x` and `y`."""
     batch = np.broadcast_shapes(x.shape[:-1], y.shape[:-1])
     return [
@@ -333,7 +339,7 @@ def _sorted(
     x: Array, y: Array, a: Array | None, b: Array | None
 ) -> tuple[Array, Array, Array | None, Array | None, Array, Array]:
     """Sorted samples, their weights, and the permutations, of one batch."""
-    x, y, a, b = _same_batch(x, y, a, b)
+    x, y, a, b = same_batch(x, y, a, b)
     x, x_order = sort_with_permutation(x)
     y, y_order = sort_with_permutation(y)
     a = None if a is None else permute(a, x_order)

@@ -11,13 +11,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax._checks import (
-    as_float,
+    as_weights,
     check_count,
     check_listed,
     check_points,
     check_profiles,
-    check_weights,
     common_float,
+    working_dtype,
 )
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.onedim.levels import take
@@ -136,27 +136,23 @@ def checked_clouds(
     check_listed("clouds", clouds)
     arrays = common_float(*((f"clouds[{i}]", x) for i, x in enumerate(clouds)))
     dtype = arrays[0].dtype
-    work = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+    work = working_dtype(dtype)
     check_points("clouds[0]", arrays[0])
     given = [None] * len(clouds) if cloud_weights is None else list(cloud_weights)
     check_listed("cloud_weights", given, len(clouds))
     masses: list[Array | None] = []
     for i, (x, mass) in enumerate(zip(arrays, given, strict=True)):
         check_points(f"clouds[{i}]", x, arrays[0].shape[1])
-        if mass is not None:
-            mass = as_float(f"cloud_weights[{i}]", mass).astype(work)
-            check_weights(f"cloud_weights[{i}]", mass, x.shape[:1])
-        masses.append(mass)
+        masses.append(as_weights(f"cloud_weights[{i}]", mass, x.shape[:1], work))
     shares = shares_of(weights, len(clouds), work)
     return [x.astype(work) for x in arrays], masses, shares, dtype
 
 
 def shares_of(weights: ArrayLike | None, num: int, dtype: Any) -> Array:
     """Weights of clouds, with sum one."""
-    if weights is None:
+    array = as_weights("weights", weights, (num,), dtype)
+    if array is None:
         return jnp.full(num, 1 / num, dtype)
-    array = as_float("weights", weights).astype(dtype)
-    check_weights("weights", array, (num,))
     array = array / jnp.max(array)
     return array / jnp.sum(array)
 

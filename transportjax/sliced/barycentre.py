@@ -26,12 +26,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax._checks import (
     as_float,
+    as_weights,
     check_count,
     check_directions,
     check_given,
     check_number,
     check_points,
-    check_weights,
 )
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.onedim.merging import weighted_levels
@@ -137,9 +137,7 @@ def sliced_barycentre(
     work = arrays[0].dtype
     start = arrays[0] if init is None else as_float("init", init).astype(work)
     check_points("init", start, arrays[0].shape[1])
-    if init_weights is not None:
-        init_weights = as_float("init_weights", init_weights).astype(work)
-        check_weights("init_weights", init_weights, start.shape[:1])
+    init_weights = as_weights("init_weights", init_weights, start.shape[:1], work)
     directions = _checked_directions(directions, key, start)
     check_count("num_steps", num_steps)
     check_number("step_size", step_size, 0, 2, open_low=True)

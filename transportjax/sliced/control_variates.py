@@ -22,19 +22,18 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax._checks import (
-    as_float,
+    as_weights,
     check_costs,
     check_count,
-    check_directions,
-    check_points,
     check_same_length,
-    check_weights,
     common_float,
+    working_dtype,
 )
 from transportjax._sharding import explicit_mesh_guard
 
-from .directions import default_directions, random_directions, working_dtype
+from .directions import default_directions, random_directions
 from .distance import root_of_cost
+from .pair import Pair, checked_pair_along
 
 _RIDGE = 1e-4  # of the squared size of a variate: where two of them nearly coincide
 
@@ -279,10 +278,9 @@ def _controlled(
 
 
 def _direction_weights(weights: ArrayLike | None, costs: Array) -> Array:
+    weights = as_weights("weights", weights, costs.shape, costs.dtype)
     if weights is None:
         return jnp.full_like(costs, 1 / costs.shape[0])
-    weights = as_float("weights", weights).astype(costs.dtype)
-    check_weights("weights", weights, costs.shape)
     weights = weights / jnp.max(weights)
     return weights / jnp.sum(weights)
 
@@ -295,26 +293,18 @@ def _moments(
     y_weights: ArrayLike | None,
 ) -> tuple[Array, Array, Array, Array]:
     """The directions, the difference of the means, and both covariances."""
-    x, y, directions = common_float(("x", x), ("y", y), ("directions", directions))
-    check_points("x", x)
-    check_points("y", y, x.shape[1])
-    check_directions("directions", directions, x.shape[1])
-    x, y, directions = (a.astype(working_dtype(a.dtype)) for a in (x, y, directions))
-    masses = []
-    for name, points, weights in (("x", x, x_weights), ("y", y, y_weights)):
-        if weights is None:
-            weights = jnp.ones_like(points[:, 0])
-        masses.append(as_float(f"{name}_weights", weights).astype(x.dtype))
-        check_weights(f"{name}_weights", masses[-1], points.shape[:1])
-    return directions, *_of_clouds(x, y, *masses)
+    pair, directions, _ = checked_pair_along(x, y, directions, x_weights, y_weights)
+    return directions, *_of_clouds(pair)
 
 
 @jax.jit
-def _of_clouds(x: Array, y: Array, a: Array, b: Array) -> tuple[Array, Array, Array]:
+def _of_clouds(pair: Pair) -> tuple[Array, Array, Array]:
     """The difference of the means, and both covariances."""
+    x, y, a, b = pair
     centre = lax.stop_gradient(jnp.mean(y, axis=0))  # for the sake of rounding
 
-    def moments(points: Array, weights: Array) -> tuple[Array, Array]:
+    def moments(points: Array, weights: Array | None) -> tuple[Array, Array]:
+        weights = jnp.ones_like(points[:, 0]) if weights is None else weights
         weights = weights / jnp.max(weights)
         weights = weights / jnp.sum(weights)
         points = points - centre[None, :]

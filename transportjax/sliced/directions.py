@@ -19,7 +19,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from transportjax._checks import as_float_dtype, check_count
+from transportjax._checks import as_float_dtype, check_count, working_dtype
 
 
 def random_directions(
@@ -217,12 +217,6 @@ def _check(num: int, dim: int, dtype: DTypeLike | None) -> jnp.dtype:
     check_count("num", num)
     check_count("dim", dim)
     return as_float_dtype(dtype)
-
-
-def working_dtype(dtype: DTypeLike) -> jnp.dtype:
-    """The type to compute directions of `dtype` in: at least single precision."""
-    wide = jnp.dtype(dtype).itemsize >= 4
-    return jnp.dtype(dtype if wide else jnp.float32)
 
 
 def unit_rows(x: Float[Array, "p d"]) -> Float[Array, "p d"]:

@@ -20,15 +20,14 @@ from jaxtyping import Array, Float
 
 from transportjax._checks import (
     as_float,
+    as_weights,
     check_count,
-    check_directions,
     check_number,
-    check_points,
-    check_weights,
-    common_float,
 )
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.onedim.wasserstein import wasserstein_1d
+
+from .pair import Pair, checked_pair_along, projections
 
 _BLOCK = 2**22  # projections of a cloud in a block, unless told otherwise, but at least
 _ROWS = 64  # directions: below, accelerators leave their fast sort of many long rows
@@ -148,10 +147,7 @@ def projected_costs(
 class _Clouds(NamedTuple):
     """What all directions share. A static exponent is not here: `p` is None then."""
 
-    x: Float[Array, "n d"]
-    y: Float[Array, "m d"]
-    x_weights: Float[Array, " n"] | None
-    y_weights: Float[Array, " m"] | None
+    pair: Pair
     p: Float[Array, ""] | None
 
 
@@ -171,29 +167,11 @@ def _checked(
     weights: ArrayLike | None,
 ) -> tuple[_Problem, int | float | None, Any]:
     """Arrays to compute with; the exponent if it is static; the dtype to return."""
-    x, y, directions = common_float(("x", x), ("y", y), ("directions", directions))
-    with jax.ensure_compile_time_eval():  # constants of a traced function have values
-        check_points("x", x)
-        check_points("y", y, x.shape[1])
-        check_directions("directions", directions, x.shape[1])
-        check_number("p", p, 1)
-    dtype = x.dtype
-    work = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
-
-    def masses(name: str, values: ArrayLike | None, count: int) -> Array | None:
-        if values is None:
-            return None
-        values = as_float(name, values).astype(work)
-        with jax.ensure_compile_time_eval():
-            check_weights(name, values, (count,))
-        return values
-
-    power, exponent = static_or_array(p, work)
-    a = masses("x_weights", x_weights, x.shape[0])
-    b = masses("y_weights", y_weights, y.shape[0])
-    w = masses("weights", weights, directions.shape[0])
-    x, y, directions = (array.astype(work) for array in (x, y, directions))
-    return _Problem(_Clouds(x, y, a, b, exponent), directions, w), power, dtype
+    pair, directions, dtype = checked_pair_along(x, y, directions, x_weights, y_weights)
+    check_number("p", p, 1)
+    power, exponent = static_or_array(p, directions.dtype)
+    w = as_weights("weights", weights, directions.shape[:1], directions.dtype)
+    return _Problem(_Clouds(pair, exponent), directions, w), power, dtype
 
 
 def static_or_array(p: Any, dtype: Any) -> tuple[int | float | None, Array | None]:
@@ -203,16 +181,22 @@ def static_or_array(p: Any, dtype: Any) -> tuple[int | float | None, Array | Non
     return None, as_float("p", p).astype(dtype)
 
 
+def as_exponent(p: Any, dtype: Any) -> Any:
+    """The exponent as a number of Python if it is one, or else as an array."""
+    power, exponent = static_or_array(p, dtype)
+    return exponent if power is None else power
+
+
 def _num_blocks(problem: _Problem, chunk: int | None) -> int:
     num = problem.directions.shape[0]
     if chunk is None:
-        points = max(problem.clouds.x.shape[0], problem.clouds.y.shape[0])
+        points = max(map(len, problem.clouds.pair[:2]))
         chunk = max(_ROWS, _BLOCK // points)
     check_count("chunk", chunk)
     return -(-num // chunk)
 
 
-def _in_blocks(rows: Array, num_blocks: int) -> Array:
+def in_blocks(rows: Array, num_blocks: int) -> Array:
     """Every `num_blocks`-th row together; the first row fills up what is missing.
 
     Blocks of neighbours would do, but these spread over the devices that hold the rows.
@@ -225,15 +209,11 @@ def _in_blocks(rows: Array, num_blocks: int) -> Array:
 
 def _costs(clouds: _Clouds, directions: Array, power: int | float | None) -> Array:
     """W_p^p along each direction of one block."""
-    # The same shift of both clouds changes nothing but the rounding.
-    centre = lax.stop_gradient(_mean(clouds.y, clouds.y_weights))
-    project = functools.partial(jnp.matmul, directions, precision="highest")
     return wasserstein_1d(
-        project((clouds.x - centre).T),
-        project((clouds.y - centre).T),
+        *projections(clouds.pair, directions),
         p=_exponent(clouds, power),
-        x_weights=clouds.x_weights,
-        y_weights=clouds.y_weights,
+        x_weights=clouds.pair.x_weights,
+        y_weights=clouds.pair.y_weights,
     )
 
 
@@ -241,20 +221,12 @@ def _exponent(clouds: _Clouds, power: int | float | None) -> Any:
     return clouds.p if power is None else power
 
 
-def _mean(points: Array, weights: Array | None) -> Array:
-    """The mean of the points, as one row."""
-    if weights is None:
-        return jnp.mean(points, axis=0, keepdims=True)
-    weights = weights / jnp.max(weights)
-    return (weights @ points / jnp.sum(weights))[None, :]
-
-
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _all_costs(problem: _Problem, power: int | float | None, num_blocks: int) -> Array:
     """W_p^p along each direction."""
     if num_blocks == 1:
         return _costs(problem.clouds, problem.directions, power)
-    blocks = _in_blocks(problem.directions, num_blocks)
+    blocks = in_blocks(problem.directions, num_blocks)
     one = jax.checkpoint(lambda block: _costs(problem.clouds, block, power))
     return lax.map(one, blocks).T.reshape(-1)[: problem.directions.shape[0]]
 
@@ -328,7 +300,7 @@ def _split(problem: _Problem, num_blocks: int) -> tuple[_Clouds, tuple]:
     """What all blocks share, and the blocks of directions and of their weights."""
     directions, weights = problem.directions, problem.weights
     if directions is not None:
-        directions = _in_blocks(directions, num_blocks)
+        directions = in_blocks(directions, num_blocks)
     if weights is not None:  # the rows that fill up weigh nothing
         size = -(-weights.shape[0] // num_blocks)
         weights = jnp.pad(weights, (0, num_blocks * size - weights.shape[0]))

@@ -9,7 +9,6 @@ import itertools
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -20,20 +19,19 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax._checks import (
     as_float,
+    as_weights,
     check_count,
     check_num_coefficients,
     check_number,
     check_odd,
-    check_points,
     check_projection,
-    check_weights,
-    common_float,
 )
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.onedim.wasserstein import wasserstein_1d
 
 from .directions import unit_rows
-from .distance import root_of_cost, static_or_array, weighted_mean
+from .distance import as_exponent, root_of_cost, weighted_mean
+from .pair import checked_pair
 
 Project = Callable[[Float[Array, "n d"]], Float[Array, "p n"]]
 
@@ -86,30 +84,15 @@ def generalised_sliced_wasserstein(
         Kolouri, Nadjahi, Simsekli, Badeau, Rohde (2019), Generalized sliced Wasserstein
         distances.
     """
-    x, y = common_float(("x", x), ("y", y))
-    check_points("x", x)
-    check_points("y", y, x.shape[1])
     check_number("p", p, 1)
-    dtype = x.dtype
-    u, v = project(x), project(y)
+    (x, y, a, b), dtype = checked_pair(x, y, x_weights, y_weights)
+    u, v = project(x.astype(dtype)), project(y.astype(dtype))
     check_projection("project", u, x.shape[0])
     check_projection("project", v, y.shape[0], u.shape[0])
-    work = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
-    u, v = (as_float("project(x)", slices).astype(work) for slices in (u, v))
-    masses = []
-    for name, given, num in (
-        ("x_weights", x_weights, x.shape[0]),
-        ("y_weights", y_weights, y.shape[0]),
-        ("weights", weights, u.shape[0]),
-    ):
-        if given is not None:
-            given = as_float(name, given).astype(work)
-            check_weights(name, given, (num,))
-        masses.append(given)
-    power, traced = static_or_array(p, work)
-    exponent: Any = traced if power is None else power
-    costs = wasserstein_1d(u, v, p=exponent, x_weights=masses[0], y_weights=masses[1])
-    value = weighted_mean(costs, masses[2])
+    u, v = (as_float("project(x)", slices).astype(x.dtype) for slices in (u, v))
+    exponent = as_exponent(p, x.dtype)
+    costs = wasserstein_1d(u, v, p=exponent, x_weights=a, y_weights=b)
+    value = weighted_mean(costs, as_weights("weights", weights, costs.shape, x.dtype))
     return (root_of_cost(value, exponent) if root else value).astype(dtype)
 
 

@@ -20,14 +20,12 @@ from transportjax._checks import (
     as_float,
     check_count,
     check_number,
-    check_points,
     check_slices,
-    check_weights,
-    common_float,
 )
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.onedim.wasserstein import plan_1d
 
+from .pair import checked_pair
 from .plans import Cost, plan_cost, squared_euclidean
 
 
@@ -99,26 +97,12 @@ def smoothed_sliced_plan_cost(
         Chapel, Tavenard and Vaiter (2025), Differentiable generalized sliced
         Wasserstein plans, section 4.
     """
-    x, y = common_float(("x", x), ("y", y))
-    dtype = x.dtype
-    work = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
-    check_points("x", x)
-    check_points("y", y, x.shape[1])
+    (x, y, *masses), dtype = checked_pair(x, y, x_weights, y_weights)
     check_number("scale", scale, 0, open_low=True)
     check_count("num_samples", num_samples)
     chunk = num_samples if chunk is None else chunk
     check_count("chunk", chunk)
-    masses = []
-    for name, values, points in (
-        ("x_weights", x_weights, x),
-        ("y_weights", y_weights, y),
-    ):
-        if values is not None:
-            values = as_float(name, values)
-            check_weights(name, values, points.shape[:1])
-            values = values.astype(work)
-        masses.append(values)
-    x, y, scale = x.astype(work), y.astype(work), as_float("scale", scale).astype(work)
+    scale = as_float("scale", scale).astype(x.dtype)
     num, keys = min(chunk, num_samples), jr.split(key, num_samples)
     return _smoothed(project, params, x, y, masses, keys, scale, cost, num).astype(
         dtype

@@ -10,7 +10,7 @@ But f is a minimum over plans, and the plan changes with theta: such a step may 
 So every step is a proposal, kept where f has risen, and its length adapts.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -25,15 +25,14 @@ from transportjax._checks import (
     check_count,
     check_num_orthonormal,
     check_number,
-    check_points,
-    check_weights,
-    common_float,
 )
 from transportjax._sharding import explicit_mesh_guard
+from transportjax.onedim.levels import working_precision
 from transportjax.onedim.wasserstein import wasserstein_1d
 
 from .directions import unit_rows
-from .distance import root_of_cost, static_or_array
+from .distance import as_exponent, root_of_cost
+from .pair import Pair, checked_pair, projections
 from .strategies import AbstractDirections, Sample
 
 _TRIES = 4  # candidates for each start
@@ -107,28 +106,14 @@ def max_sliced_wasserstein(
         Dai and Seljak (2021), Sliced iterative normalizing flows, section 2.2, for
         several directions.
     """
-    x, y = common_float(("x", x), ("y", y))
-    check_points("x", x)
-    check_points("y", y, x.shape[1])
-    check_num_orthonormal("num", num, x.shape[1])
+    pair, dtype = checked_pair(x, y, x_weights, y_weights)
+    check_num_orthonormal("num", num, pair.x.shape[1])
     check_number("p", p, 1)
     check_count("num_steps", num_steps, 0)
     check_count("num_starts", num_starts)
     check_number("learning_rate", learning_rate, 0, open_low=True)
-    dtype = x.dtype
-    work = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
-    masses = []
-    for name, given, points in (
-        ("x_weights", x_weights, x),
-        ("y_weights", y_weights, y),
-    ):
-        if given is not None:
-            given = as_float(name, given).astype(work)
-            check_weights(name, given, points.shape[:1])
-        masses.append(given)
-    power, exponent = static_or_array(p, work)
-    exponent = power if exponent is None else exponent
-    clouds = _Clouds(x.astype(work), y.astype(work), masses[0], masses[1], exponent)
+    work = pair.x.dtype
+    clouds = _Clouds(pair, as_exponent(p, work))
     rate = as_float("learning_rate", learning_rate).astype(work)
     directions = _search(
         lax.stop_gradient(clouds), key, rate, num, num_steps, num_starts
@@ -202,15 +187,14 @@ class MaxSlicedDirections(AbstractDirections):
     ) -> Sample:
         """The best directions that a search has found."""
         dtype = x.dtype
-        work = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
         keys = jr.split(key, 3)
         x, y = (
-            lax.stop_gradient(self._some(key, points).astype(work))
+            lax.stop_gradient(working_precision(self._some(key, points)))
             for key, points in zip(keys[:2], (x, y), strict=True)
         )
         num = x.shape[1] if self.num is None else self.num
-        rate = jnp.ones((), work)
-        clouds = _Clouds(x, y, None, None, 2)
+        rate = jnp.ones((), x.dtype)
+        clouds = _Clouds(Pair(x, y, None, None), 2)
         rows = _search(clouds, keys[2], rate, num, self.num_steps, self.num_starts)
         weights = jnp.full(num, 1 / num, dtype)
         return rows.astype(dtype), weights, state
@@ -223,24 +207,18 @@ class MaxSlicedDirections(AbstractDirections):
         return points.at[places].get(mode="promise_in_bounds")
 
 
-class _Clouds(eqx.Module):
-    x: Float[Array, "n d"]
-    y: Float[Array, "m d"]
-    x_weights: Float[Array, " n"] | None
-    y_weights: Float[Array, " m"] | None
+class _Clouds(NamedTuple):
+    pair: Pair
     p: Any  # static if a number of Python
 
 
 def _costs(clouds: _Clouds, directions: Float[Array, "p d"]) -> Float[Array, " p"]:
     """W_p^p along each direction."""
-    # The same shift of both clouds changes nothing but the rounding.
-    centre = lax.stop_gradient(jnp.mean(clouds.y, axis=0, keepdims=True))
     return wasserstein_1d(
-        jnp.matmul(directions, (clouds.x - centre).T, precision="highest"),
-        jnp.matmul(directions, (clouds.y - centre).T, precision="highest"),
+        *projections(clouds.pair, directions),
         p=clouds.p,
-        x_weights=clouds.x_weights,
-        y_weights=clouds.y_weights,
+        x_weights=clouds.pair.x_weights,
+        y_weights=clouds.pair.y_weights,
     )
 
 
@@ -292,11 +270,9 @@ def _candidates(
     clouds: _Clouds, key: PRNGKeyArray, num: int, count: int
 ) -> Float[Array, "s num d"]:
     """Random frames; the first row of the first is the difference of the means."""
-    rows = jr.normal(key, (count, num, clouds.x.shape[1]), clouds.x.dtype)
-    means = (
-        jnp.average(clouds.x, axis=0, weights=clouds.x_weights),
-        jnp.average(clouds.y, axis=0, weights=clouds.y_weights),
-    )
+    x, y, a, b = clouds.pair
+    rows = jr.normal(key, (count, num, x.shape[1]), x.dtype)
+    means = jnp.average(x, axis=0, weights=a), jnp.average(y, axis=0, weights=b)
     difference = unit_rows((means[0] - means[1])[None])[0]
     return _orthonormal(rows.at[0, 0].set(difference))
 

@@ -6,7 +6,6 @@ the best of many directions brings down. Plans are sparse, n + m - 1 entries eac
 nothing of size n x m is formed.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,17 +19,18 @@ from jaxtyping import Array, Float, Int32
 from transportjax._checks import (
     as_float,
     check_count,
-    check_directions,
     check_number,
     check_pair_costs,
     check_plan,
     check_points,
-    check_weights,
     common_float,
 )
 from transportjax._sharding import explicit_mesh_guard
+from transportjax.onedim.levels import working_precision
 from transportjax.onedim.plan import Plan
 from transportjax.onedim.wasserstein import plan_1d
+
+from .pair import Pair, checked_pair_along, projections
 
 _BLOCK = 2**22  # coordinates of pairs in a block of directions, unless told otherwise
 
@@ -261,7 +261,7 @@ def plan_cost(
     check_points("x", x)
     check_points("y", y, x.shape[1])
     check_plan(plan, x.shape[0], y.shape[0])
-    return _cost(plan, _working(x), _working(y), cost).astype(x.dtype)
+    return _cost(plan, working_precision(x), working_precision(y), cost).astype(x.dtype)
 
 
 @explicit_mesh_guard
@@ -295,7 +295,7 @@ def barycentric_projection(plan: Plan, y: ArrayLike, n: int) -> Float[Array, "n 
     check_points("y", y)
     check_count("n", n)
     check_plan(plan, n, y.shape[0], batch=False)
-    points = _working(y)
+    points = working_precision(y)
     mass = plan.mass.astype(points.dtype)
     sent = mass[:, None] * points[plan.columns]
     total = jnp.zeros((n,), mass.dtype).at[plan.rows].add(mass)[:, None]
@@ -306,43 +306,23 @@ def barycentric_projection(plan: Plan, y: ArrayLike, n: int) -> Float[Array, "n 
 
 
 class _Problem(NamedTuple):
-    x: Float[Array, "n d"]
-    y: Float[Array, "m d"]
+    pair: Pair
     directions: Float[Array, "p d"]
-    x_weights: Float[Array, " n"] | None
-    y_weights: Float[Array, " m"] | None
 
 
 def _checked(
     x: ArrayLike, y: ArrayLike, directions: ArrayLike, x_weights: Any, y_weights: Any
 ) -> tuple[_Problem, Any]:
-    """Arrays to compute with, and the dtype to return."""
-    x, y, directions = common_float(("x", x), ("y", y), ("directions", directions))
-    check_points("x", x)
-    check_points("y", y, x.shape[1])
-    check_directions("directions", directions, x.shape[1])
-    masses = []
-    for name, values, points in (
-        ("x_weights", x_weights, x),
-        ("y_weights", y_weights, y),
-    ):
-        if values is not None:
-            values = as_float(name, values)
-            check_weights(name, values, points.shape[:1])
-            values = values.astype(_working(x).dtype)
-        masses.append(values)
-    return _Problem(*map(_working, (x, y, directions)), *masses), x.dtype
-
-
-def _working(x: Array) -> Array:
-    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
+    """What to compute with, and the dtype to return."""
+    pair, directions, dtype = checked_pair_along(x, y, directions, x_weights, y_weights)
+    return _Problem(pair, directions), dtype
 
 
 def _chunk(problem: _Problem, chunk: int | None) -> int:
     num = problem.directions.shape[0]
     if chunk is None:
-        pairs = problem.x.shape[0] + problem.y.shape[0]
-        chunk = max(1, _BLOCK // (pairs * problem.x.shape[1]))
+        entries = problem.pair.x.size + problem.pair.y.size
+        chunk = max(1, _BLOCK // entries)
     check_count("chunk", chunk)
     return min(chunk, num)
 
@@ -361,19 +341,13 @@ def _cost(plan: Plan, x: Array, y: Array, cost: Cost) -> Array:
 
 def _block(problem: _Problem, directions: Array, cost: Cost) -> tuple[Plan, Array]:
     """The plans of some directions, and their costs."""
-    x, y = problem.x, problem.y
-    # The same shift of both clouds changes nothing but the rounding.
-    centre = lax.stop_gradient(jnp.mean(y, axis=0, keepdims=True))
-    project = functools.partial(
-        jnp.matmul, lax.stop_gradient(directions), precision="highest"
-    )
+    pair = problem.pair
     plans = plan_1d(
-        project(lax.stop_gradient(x - centre).T),
-        project(lax.stop_gradient(y - centre).T),
-        x_weights=problem.x_weights,
-        y_weights=problem.y_weights,
+        *lax.stop_gradient(projections(pair, directions)),
+        x_weights=pair.x_weights,
+        y_weights=pair.y_weights,
     )
-    return plans, _cost(plans, x, y, cost)
+    return plans, _cost(plans, pair.x, pair.y, cost)
 
 
 @eqx.filter_jit

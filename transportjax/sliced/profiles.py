@@ -15,14 +15,14 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from transportjax._checks import (
-    as_float,
+    as_weights,
     check_clouds,
     check_directions,
     check_number,
     check_points,
     check_profiles,
-    check_weights,
     common_float,
+    working_dtype,
 )
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.onedim.wasserstein import cost_of_sorted, sort_weighted
@@ -69,13 +69,10 @@ def sliced_profile(
          [0. 2.]]
     """
     x, directions = common_float(("x", x), ("directions", directions))
-    work = x.dtype if x.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
-    masses = None if weights is None else as_float("weights", weights).astype(work)
-    with jax.ensure_compile_time_eval():  # constants of a traced function have values
-        check_points("x", x)
-        check_directions("directions", directions, x.shape[1])
-        if masses is not None:
-            check_weights("weights", masses, x.shape[:1])
+    work = working_dtype(x.dtype)
+    check_points("x", x)
+    check_directions("directions", directions, x.shape[1])
+    masses = as_weights("weights", weights, x.shape[:1], work)
     return _profile(x.astype(work), directions.astype(work), masses)
 
 
@@ -115,13 +112,9 @@ def profile_distance(
         >>> print(profile_distance(cloud, target))
         12.5
     """
-    with jax.ensure_compile_time_eval():
-        check_profiles(x.directions, y.directions)
-        check_number("p", p, 1)
-    if weights is not None:
-        weights = as_float("weights", weights).astype(x.values.dtype)
-        with jax.ensure_compile_time_eval():
-            check_weights("weights", weights, x.values.shape[:1])
+    check_profiles(x.directions, y.directions)
+    check_number("p", p, 1)
+    weights = as_weights("weights", weights, x.values.shape[:1], x.values.dtype)
     power, exponent = static_or_array(p, x.values.dtype)
     value = _distance(x, y, weights, exponent, power)
     return root_of_cost(value, exponent if power is None else power) if root else value
@@ -165,15 +158,11 @@ def pairwise_sliced_wasserstein(
     """
     clouds, directions = common_float(("clouds", clouds), ("directions", directions))
     dtype = clouds.dtype
-    work = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
-    with jax.ensure_compile_time_eval():
-        check_clouds("clouds", clouds)
-        check_directions("directions", directions, clouds.shape[2])
-        check_number("p", p, 1)
-    if cloud_weights is not None:
-        cloud_weights = as_float("cloud_weights", cloud_weights).astype(work)
-        with jax.ensure_compile_time_eval():
-            check_weights("cloud_weights", cloud_weights, clouds.shape[:2])
+    work = working_dtype(dtype)
+    check_clouds("clouds", clouds)
+    check_directions("directions", directions, clouds.shape[2])
+    check_number("p", p, 1)
+    cloud_weights = as_weights("cloud_weights", cloud_weights, clouds.shape[:2], work)
     power, exponent = static_or_array(p, work)
     matrix = _pairwise(
         clouds.astype(work), directions.astype(work), cloud_weights, exponent, power

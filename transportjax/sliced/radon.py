@@ -23,6 +23,7 @@ from transportjax._checks import (
     check_matrix,
     check_vector,
     common_float,
+    working_dtype,
 )
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.onedim.histograms import histogram_quantile
@@ -86,7 +87,7 @@ def radon_transform(image: ArrayLike, angles: ArrayLike) -> Float[Array, "p t"]:
     image, angles = common_float(("image", image), ("angles", angles))
     check_matrix("image", image, "(h, w)")
     check_vector("angles", angles)
-    work = _work(image)
+    work = working_dtype(image.dtype)
     return _transform(image.astype(work), angles.astype(work)).astype(image.dtype)
 
 
@@ -137,7 +138,7 @@ def inverse_radon(
         shape = side, side
     for size in shape:
         check_count("shape", size)
-    work = _work(sinogram)
+    work = working_dtype(sinogram.dtype)
     image = _inverse(sinogram.astype(work), angles.astype(work), tuple(shape))
     return image.astype(sinogram.dtype)
 
@@ -193,7 +194,7 @@ def radon_barycentre(
         of measures, section 4.
     """
     images = as_float("images", images)
-    work = _work(images)
+    work = working_dtype(images.dtype)
     check_densities("images", images)
     shares = shares_of(weights, images.shape[0], work)
     check_count("num_angles", num_angles)
@@ -203,11 +204,6 @@ def radon_barycentre(
     angles = half_circle_angles(num_angles).astype(work)
     image = _barycentre(images.astype(work), shares, angles, num_levels)
     return image.astype(images.dtype)
-
-
-def _work(x: Array) -> jnp.dtype:
-    """The type to compute in: at least single precision."""
-    return x.dtype if x.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
 def _length(h: int, w: int) -> int:

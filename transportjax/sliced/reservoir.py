@@ -28,20 +28,18 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray
 
 from transportjax._checks import (
-    as_float,
     as_float_dtype,
     check_choice,
     check_count,
     check_directions,
     check_number,
-    check_points,
-    check_weights,
-    common_float,
+    working_dtype,
 )
 from transportjax._sharding import explicit_mesh_guard
 
-from .directions import default_directions, working_dtype
+from .directions import default_directions
 from .distance import projected_costs, static_or_array
+from .pair import checked_pair
 from .strategies import AbstractDirections, Sample
 
 _ESTIMATORS = ("unbiased", "snis", "paper")
@@ -185,23 +183,21 @@ def reservoir_loss(
         Weighted random sampling with a reservoir: the keys. Cohen, Kaplan (2007),
         Summarizing data using bottom-k sketches: the probabilities p_i.
     """
-    x, y = common_float(("x", x), ("y", y))
-    check_points("x", x)
-    check_points("y", y, x.shape[1])
-    check_directions("state.directions", state.directions, x.shape[1])
+    pair, dtype = checked_pair(x, y, x_weights, y_weights)
+    check_directions("state.directions", state.directions, pair.x.shape[1])
     check_count("num_new", num_new)
     check_number("decay", decay, 0, open_low=True)
     check_number("reset", reset, 0, 1)
     check_choice("estimator", estimator, _ESTIMATORS)
     check_number("p", p, 1)
-    x_weights = _masses("x_weights", x_weights, x)
-    y_weights = _masses("y_weights", y_weights, y)
     work = state.log_keys.dtype
     power, exponent = static_or_array(p, work)
     sampler = sampler or default_directions
     decay, reset = (jnp.asarray(option, work) for option in (decay, reset))
-    arrays = x, y, x_weights, y_weights, exponent
-    return _loss(arrays, state, key, decay, reset, num_new, power, estimator, sampler)
+    loss, state = _loss(
+        (*pair, exponent), state, key, decay, reset, num_new, power, estimator, sampler
+    )
+    return loss.astype(dtype), state
 
 
 @functools.partial(jax.jit, static_argnums=(5, 6, 7, 8))
@@ -226,7 +222,7 @@ def _loss(
 
     state, candidates = _candidates(state, key, num_new, sampler, 1 / decay, costs)
     weights, next_state = _selected(state, candidates, estimator, reset, 1 / decay)
-    return (weights @ candidates.costs).astype(x.dtype), next_state
+    return weights @ candidates.costs, next_state
 
 
 class ReservoirDirections(AbstractDirections):
@@ -299,14 +295,6 @@ class ReservoirDirections(AbstractDirections):
         weights, state = _selected(state, candidates, self.estimator, reset, rate)
         weights = (weights / jnp.sum(weights)).astype(x.dtype)
         return candidates.directions.astype(x.dtype), weights, state
-
-
-def _masses(name: str, weights: ArrayLike | None, points: Array) -> Array | None:
-    if weights is None:
-        return None
-    weights = as_float(name, weights)
-    check_weights(name, weights, points.shape[:1])
-    return weights
 
 
 class _Candidates(NamedTuple):

@@ -15,19 +15,18 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from transportjax._checks import (
     as_float,
+    as_weights,
     check_absent,
     check_count,
     check_number,
     check_on_sphere,
     check_planes,
-    check_weights,
     common_float,
 )
 from transportjax._sharding import explicit_mesh_guard
@@ -38,7 +37,7 @@ from transportjax.onedim.circle_linear import (
 )
 from transportjax.onedim.levels import working_precision
 
-from .distance import root_of_cost
+from .distance import as_exponent, in_blocks, root_of_cost
 from .planes import great_circle_turns
 
 _BLOCK = 2**21  # coordinates of a cloud in a block, unless told otherwise, but at least
@@ -225,12 +224,11 @@ def _sliced(
     dtype = x.dtype
     x, planes, *rest = map(working_precision, (x, planes, *rest))
     y = rest[0] if rest else None
-    a = _masses("x_weights", x_weights, x)
-    b = _masses("y_weights", y_weights, x if y is None else y)
-    if isinstance(p, int | float | np.number) and p == int(p):
-        p = int(p)
-    elif p is not None:
-        p = as_float("p", p).astype(x.dtype)
+    a = as_weights("x_weights", x_weights, x.shape[:1], x.dtype)
+    b = None
+    if y is not None:
+        b = as_weights("y_weights", y_weights, y.shape[:1], x.dtype)
+    p = None if p is None else as_exponent(p, x.dtype)
     points = max(len(cloud) for cloud in (x, *rest))
     chunk = max(_ROWS, _BLOCK // points) if chunk is None else chunk
     check_count("chunk", chunk)
@@ -239,29 +237,14 @@ def _sliced(
     return (root_of_cost(value, 2 if p is None else p) if root else value).astype(dtype)
 
 
-def _masses(name: str, weights: ArrayLike | None, x: Array) -> Array | None:
-    """Checked weights of points."""
-    if weights is None:
-        return None
-    weights = as_float(name, weights).astype(x.dtype)
-    check_weights(name, weights, x.shape[:1])
-    return weights
-
-
 @eqx.filter_jit
 def _mean_cost(problem: _Problem, planes: Array, num_blocks: int) -> Array:
     """The mean cost over the planes, in blocks."""
     if num_blocks == 1:
         return jnp.mean(_costs(problem, planes))
-    # Every `num_blocks`-th plane, so that a block spreads over the devices that hold
-    # them; the first plane fills up what is missing.
-    num = planes.shape[0]
-    size = -(-num // num_blocks)
-    missing = jnp.repeat(planes[:1], num_blocks * size - num, axis=0)
-    blocks = jnp.concatenate([planes, missing])
-    blocks = blocks.reshape(size, num_blocks, *planes.shape[1:]).swapaxes(0, 1)
-    costs = lax.map(jax.checkpoint(lambda block: _costs(problem, block)), blocks)
-    return jnp.mean(costs.T.reshape(-1)[:num])
+    one = jax.checkpoint(lambda block: _costs(problem, block))
+    costs = lax.map(one, in_blocks(planes, num_blocks))
+    return jnp.mean(costs.T.reshape(-1)[: planes.shape[0]])
 
 
 def _costs(problem: _Problem, planes: Array) -> Array:

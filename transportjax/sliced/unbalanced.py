@@ -5,8 +5,7 @@ may change the masses by itself; in the unbalanced sliced one (USOT) the points 
 given new masses once, the same for all directions, so that outliers are seen as such.
 """
 
-import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,13 +15,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from transportjax._checks import (
-    as_float,
     check_count,
-    check_directions,
     check_number,
-    check_points,
-    check_weights,
-    common_float,
 )
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.onedim.sorting import permute, sort_with_permutation, unpermute
@@ -35,7 +29,8 @@ from transportjax.onedim.unbalanced import (
 )
 from transportjax.onedim.wasserstein import potentials_of_sorted
 
-from .distance import sliced_wasserstein, static_or_array
+from .distance import as_exponent, sliced_wasserstein
+from .pair import Pair, checked_pair_along, projections
 
 _BLOCK = 2**22  # projections of both clouds in a block, unless told otherwise
 
@@ -93,34 +88,30 @@ def sliced_unbalanced_wasserstein(
         Sejourne, Vialard and Peyre (2022), Faster unbalanced optimal transport:
         translation invariant Sinkhorn and 1-D Frank-Wolfe.
     """
-    clouds, exponent, penalties, dtype = _checked(
-        x, y, directions, x_weights, y_weights, p, penalty
-    )
+    problem, dtype = _checked(x, y, directions, x_weights, y_weights, p, penalty)
     check_count("num_steps", num_steps)
-    chunk = _chunk(clouds, chunk)
-    return _suot(clouds, exponent, penalties, num_steps, line_search, chunk).astype(
-        dtype
-    )
+    chunk = _chunk(problem, chunk)
+    return _suot(problem, num_steps, line_search, chunk).astype(dtype)
+
+
+class _Problem(NamedTuple):
+    pair: Pair
+    directions: Float[Array, "p d"]
+    p: Any  # static if a number of Python
+    penalties: tuple[Float[Array, ""], Float[Array, ""]]
 
 
 @eqx.filter_jit
-def _suot(
-    clouds: tuple,
-    p: Any,
-    penalties: tuple,
-    num_steps: int,
-    line_search: bool,
-    chunk: int,
-) -> Array:
-    x, y, directions, a, b = clouds
+def _suot(problem: _Problem, num_steps: int, line_search: bool, chunk: int) -> Array:
+    pair, directions, p, penalties = problem
 
     def costs(directions: Array) -> Array:
         return unbalanced_wasserstein_1d(
-            *_projections(x, y, directions),
+            *projections(pair, directions),
             penalty=penalties,
             p=p,
-            x_weights=a,
-            y_weights=b,
+            x_weights=pair.x_weights,
+            y_weights=pair.y_weights,
             num_steps=num_steps,
             line_search=line_search,
         ).cost
@@ -188,30 +179,23 @@ def unbalanced_sliced_wasserstein(
         Bonet et al. (2024), Slicing unbalanced optimal transport, section 3 and
         algorithm 2.
     """
-    clouds, exponent, penalties, dtype = _checked(
-        x, y, directions, x_weights, y_weights, p, penalty
-    )
+    problem, dtype = _checked(x, y, directions, x_weights, y_weights, p, penalty)
     check_count("num_steps", num_steps)
-    chunk = _chunk(clouds, chunk)
-    result = _usot(clouds, exponent, penalties, num_steps, line_search, chunk)
+    chunk = _chunk(problem, chunk)
+    result = _usot(problem, num_steps, line_search, chunk)
     return jax.tree.map(lambda z: z.astype(dtype), result)
 
 
 @eqx.filter_jit
 def _usot(
-    clouds: tuple,
-    p: Any,
-    penalties: tuple,
-    num_steps: int,
-    line_search: bool,
-    chunk: int,
+    problem: _Problem, num_steps: int, line_search: bool, chunk: int
 ) -> UnbalancedTransport:
-    x, y, directions, a, b = clouds
-    held_x, held_y, held_directions, held_p = lax.stop_gradient((x, y, directions, p))
+    (x, y, a, b), directions, p, penalties = problem
+    held, held_directions, held_p, _ = lax.stop_gradient(problem)
     num = directions.shape[0]
 
     def sort(direction: Array) -> tuple:
-        both = _projections(held_x, held_y, direction[None])
+        both = projections(held, direction[None])
         return tuple(sort_with_permutation(values[0]) for values in both)
 
     profiles = lax.map(sort, held_directions, batch_size=chunk)
@@ -234,7 +218,7 @@ def _usot(
             x, y, directions, p=p, x_weights=a, y_weights=b, chunk=min(chunk, num)
         )
 
-    zero = 0 * (held_x[0, 0] + held_y[0, 0] + held_directions[0, 0])
+    zero = 0 * (held.x[0, 0] + held.y[0, 0] + held_directions[0, 0])
     return relaxed_transport(
         masses_of(x[:, 0], a) + zero,  # varies in `shard_map` as the potentials do
         masses_of(y[:, 0], b) + zero,
@@ -254,39 +238,20 @@ def _checked(
     y_weights: ArrayLike | None,
     p: ArrayLike,
     penalty: Any,
-) -> tuple[tuple, Any, tuple[Array, Array], Any]:
-    """Arrays to compute with, exponent and penalties; the dtype to return."""
-    x, y, directions = common_float(("x", x), ("y", y), ("directions", directions))
-    check_points("x", x)
-    check_points("y", y, x.shape[1])
-    check_directions("directions", directions, x.shape[1])
+) -> tuple["_Problem", Any]:
+    """What to compute with; the dtype to return."""
     check_number("p", p, low=1.0, high=1000.0)
-    work = x.dtype if x.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
-    weights = []
-    for name, values, points in (
-        ("x_weights", x_weights, x),
-        ("y_weights", y_weights, y),
-    ):
-        if values is not None:
-            values = as_float(name, values).astype(work)
-            check_weights(name, values, points.shape[:1])
-        weights.append(values)
-    power, exponent = static_or_array(p, work)
-    clouds = (*(array.astype(work) for array in (x, y, directions)), *weights)
-    penalties = penalty_pair(penalty, work)
-    return clouds, exponent if power is None else power, penalties, x.dtype
+    pair, directions, dtype = checked_pair_along(x, y, directions, x_weights, y_weights)
+    work = directions.dtype
+    return (
+        _Problem(pair, directions, as_exponent(p, work), penalty_pair(penalty, work)),
+        dtype,
+    )
 
 
-def _chunk(clouds: tuple, chunk: int | None) -> int:
-    x, y, directions = clouds[:3]
+def _chunk(problem: _Problem, chunk: int | None) -> int:
+    pair = problem.pair
     if chunk is None:
-        chunk = max(1, _BLOCK // (x.shape[0] + y.shape[0]))
+        chunk = max(1, _BLOCK // (pair.x.shape[0] + pair.y.shape[0]))
     check_count("chunk", chunk)
-    return min(chunk, directions.shape[0])
-
-
-def _projections(x: Array, y: Array, directions: Array) -> tuple[Array, Array]:
-    # The same shift of both clouds changes nothing but the rounding.
-    centre = lax.stop_gradient(jnp.mean(y, axis=0, keepdims=True))
-    project = functools.partial(jnp.matmul, directions, precision="highest")
-    return project((x - centre).T), project((y - centre).T)
+    return min(chunk, problem.directions.shape[0])

@@ -1,6 +1,7 @@
 """Sliced distances with less error, and with weights that follow the costs."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,7 @@ from transportjax._checks import (
     check_directions,
     check_harmonics,
     check_number,
-    check_points,
     check_same_length,
-    check_weights,
     common_float,
 )
 from transportjax._sharding import explicit_mesh_guard
@@ -38,6 +37,7 @@ from .directions import (
     working_dtype,
 )
 from .distance import projected_costs, root_of_cost
+from .pair import Pair, checked_pair
 
 
 @explicit_mesh_guard
@@ -95,33 +95,20 @@ def sliced_wasserstein_estimate(
         lower and the upper one. Rowland et al. (2019), Orthogonal estimation of
         Wasserstein distances.
     """
-    x, y = common_float(("x", x), ("y", y))
-    check_points("x", x)
-    check_points("y", y, x.shape[1])
+    pair, dtype = checked_pair(x, y, x_weights, y_weights)
     check_count("num", num, 2)
     check_number("p", p, 1)
-    masses = {}
-    for name, weights, points in (("x", x_weights, x), ("y", y_weights, y)):
-        if weights is not None:
-            weights = as_float(f"{name}_weights", weights)
-            check_weights(f"{name}_weights", weights, points.shape[:1])
-            masses[f"{name}_weights"] = weights
-    estimate = _estimate(x, y, key, masses, num, p, chunk)
-    return SlicedEstimate(*(array.astype(x.dtype) for array in estimate))
+    estimate = _estimate(pair, key, num, p, chunk)
+    return SlicedEstimate(*(array.astype(dtype) for array in estimate))
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _estimate(
-    x: Array,
-    y: Array,
-    key: PRNGKeyArray,
-    masses: dict[str, Array],
-    num: int,
-    p: int | float,
-    chunk: int | None,
+    pair: Pair, key: PRNGKeyArray, num: int, p: int | float, chunk: int | None
 ) -> SlicedEstimate:
+    x, y, a, b = pair
     dim = x.shape[1]
-    x, y = (points.astype(working_dtype(points.dtype)) for points in (x, y))
+    masses: dict[str, Any] = {"x_weights": a, "y_weights": b}
     costs_along = functools.partial(projected_costs, x, y, p=p, chunk=chunk, **masses)
     if dim == 1:
         value = costs_along(jnp.ones_like(x, shape=(1, 1)))[0]
@@ -130,11 +117,10 @@ def _estimate(
     directions, block = _good_directions(key, num, dim, x.dtype)
     variates = ()
     if p == 2 and dim > 2:
-        a, b = masses.get("x_weights"), masses.get("y_weights")
-        closed = lower_variate, upper_variate
         variates = (
-            *(of(x, y, directions, x_weights=a, y_weights=b) for of in closed),
-            gaussian_variate(x, y, directions, key=mean_key, x_weights=a, y_weights=b),
+            lower_variate(x, y, directions, **masses),
+            upper_variate(x, y, directions, **masses),
+            gaussian_variate(x, y, directions, key=mean_key, **masses),
         )
     return controlled_mean(costs_along(directions), *variates, block=block)
 

@@ -13,11 +13,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax._checks import (
     as_float,
+    as_weights,
     check_count,
     check_number,
     check_points,
     check_spread,
-    check_weights,
 )
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.maps import (
@@ -102,9 +102,7 @@ def gaussianise(
     check_count("num_knots", num_knots, 4)
     check_number("bandwidth", bandwidth, 0, open_low=True)
     check_number("step_size", step_size, 0, 1, open_low=True)
-    if weights is not None:
-        weights = jnp.asarray(weights).astype(source.dtype)
-        check_weights("weights", weights, source.shape[:1])
+    weights = as_weights("weights", weights, source.shape[:1], source.dtype)
     if directions is None:
         directions = OrthonormalDirections()
     whiten = _whitening(source, weights)

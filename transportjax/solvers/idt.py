@@ -9,10 +9,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax._checks import (
+    as_weights,
     check_count,
     check_number,
     check_points,
-    check_weights,
     common_float,
 )
 from transportjax._sharding import explicit_mesh_guard
@@ -100,15 +100,10 @@ def idt(
     if num_bins is not None:
         check_count("num_bins", num_bins, 2)
     check_number("step_size", step_size, 0, 1, open_low=True)
-    weights = []
-    for name, points, given in (
-        ("source_weights", source, source_weights),
-        ("target_weights", target, target_weights),
-    ):
-        if given is not None:
-            given = jnp.asarray(given).astype(source.dtype)
-            check_weights(name, given, points.shape[:1])
-        weights.append(given)
+    weights = [
+        as_weights("source_weights", source_weights, source.shape[:1], source.dtype),
+        as_weights("target_weights", target_weights, target.shape[:1], source.dtype),
+    ]
     if directions is None:
         directions = (
             GreedyRotations() if source.shape[1] <= 3 else OrthonormalDirections()

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax._checks import (
     as_float,
+    as_weights,
     check_count,
     check_number,
     check_points,
-    check_weights,
     common_float,
     is_concrete,
 )
@@ -115,15 +115,10 @@ def sliced_flow(
     check_number("diffusion", diffusion, 0)
     dtype = source.dtype
     source, target = at_least_float32(source, target)
-    weights = []
-    for name, points, given in (
-        ("source_weights", source, source_weights),
-        ("target_weights", target, target_weights),
-    ):
-        if given is not None:
-            given = as_float(name, given).astype(source.dtype)
-            check_weights(name, given, points.shape[:1])
-        weights.append(given)
+    weights = [
+        as_weights("source_weights", source_weights, source.shape[:1], source.dtype),
+        as_weights("target_weights", target_weights, target.shape[:1], source.dtype),
+    ]
     if directions is None:
         dim = source.shape[1]
         directions = OrthonormalDirections(dim * -(-_NUM_DIRECTIONS // dim))
