@@ -1,4 +1,4 @@
-"""Lets functions run on meshes whose axes are explicit, where JAX refuses to sort.
+"""What functions need to run on many devices.
 
 On a mesh with explicit axes (what `jax.make_mesh` gives by default) `sort`, `cumsum`,
 `searchsorted` and thirty more operations raise. A guarded function hands its arguments
@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, auto_axes
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def _explicit_mesh(args: Any) -> Any:
@@ -60,3 +62,14 @@ def explicit_mesh_guard(function: F) -> F:
         return run(*arrays)
 
     return guarded  # pyright: ignore[reportReturnType]
+
+
+def varying_alike(tree: T) -> T:
+    """In `shard_map`, the arrays of a tree all varying over the same mesh axes.
+
+    Otherwise the gradient in an array that is the same everywhere would be summed over
+    the devices at once, although the value is not.
+    """
+    signs = [array.reshape(-1)[0] < 0 for array in jax.tree.leaves(tree)]
+    zero = functools.reduce(jnp.logical_or, signs) & False
+    return jax.tree.map(lambda array: array + zero.astype(array.dtype), tree)

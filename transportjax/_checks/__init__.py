@@ -43,6 +43,23 @@ from .maps import (
     check_stacked as check_stacked,
     check_storable as check_storable,
 )
+from .mixtures import (
+    as_num_modes as as_num_modes,
+    check_concentrations as check_concentrations,
+    check_covariances as check_covariances,
+    check_directional as check_directional,
+    check_items as check_items,
+    check_log_kernel as check_log_kernel,
+    check_mixture as check_mixture,
+    check_mixture_pair as check_mixture_pair,
+    check_mixtures as check_mixtures,
+    check_num_components as check_num_components,
+    check_oriented as check_oriented,
+    check_peak as check_peak,
+    check_signed_weights as check_signed_weights,
+    check_sphere_dimension as check_sphere_dimension,
+    check_width as check_width,
+)
 from .pictures import (
     as_unit_colours as as_unit_colours,
     check_colour_table as check_colour_table,

@@ -24,7 +24,7 @@ from transportjax._checks import (
     check_count,
     check_number,
 )
-from transportjax._sharding import explicit_mesh_guard
+from transportjax._sharding import explicit_mesh_guard, varying_alike
 from transportjax.onedim.wasserstein import wasserstein_1d
 
 from .pair import Pair, checked_pair_along, projections
@@ -271,7 +271,7 @@ def _mean_over_blocks_jvp(
     sort twice. The tangent is linear in the tangents of the inputs, with coefficients
     that are known at once, so reverse mode scales the gradient and that is all.
     """
-    problem, dots = _varying_alike(primals[0]), tangents[0]
+    problem, dots = varying_alike(primals[0]), tangents[0]
     moves = jax.tree.map(lambda dot: not isinstance(dot, SymbolicZero), dots)
     dots = eqx.filter(dots, moves)
     split = functools.partial(_split, num_blocks=num_blocks)
@@ -306,17 +306,6 @@ def _split(problem: _Problem, num_blocks: int) -> tuple[_Clouds, tuple]:
         weights = jnp.pad(weights, (0, num_blocks * size - weights.shape[0]))
         weights = weights.reshape(size, num_blocks).T
     return problem.clouds, (directions, weights)
-
-
-def _varying_alike(problem: _Problem) -> _Problem:
-    """In `shard_map`, all arrays varying over the same mesh axes.
-
-    Otherwise the gradient in an array that is the same everywhere would be summed over
-    the devices at once, although the value is not.
-    """
-    signs = [array.reshape(-1)[0] < 0 for array in jax.tree.leaves(problem)]
-    zero = functools.reduce(jnp.logical_or, signs) & False
-    return jax.tree.map(lambda array: array + zero.astype(array.dtype), problem)
 
 
 def root_of_cost(value: Array, p: Any) -> Array:
