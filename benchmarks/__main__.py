@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     parser.add_argument("--rounds", type=int, help="runs of each rival, taken in turn")
+    parser.add_argument("--data", type=pathlib.Path, help="data that topics may need")
     options = parser.parse_args()
     if options.topic is None:
         print("\n".join(_topics()))

@@ -25,6 +25,7 @@ RANK = {
     "__main__": 8,
 }
 HEAVY = {"matplotlib", "PIL", "av", "tifffile", "imagecodecs", "optax", "chex", "scipy"}
+HEAVY |= {"trimesh", "diffrax"}
 FORBIDDEN = {"pickle", "jax._src", "pure_callback", "io_callback"}
 
 

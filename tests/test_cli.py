@@ -298,3 +298,22 @@ def test_the_second_run_compiles_nothing(small):
     assert len(first) > 3
     assert kept == first
     assert (small / "one.png").read_bytes() == (small / "two.png").read_bytes()
+
+
+def test_a_reader_that_goes_away_is_no_error(small):
+    command = [sys.executable, "-m", "transportjax", "palette", "source.png"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(
+        command,
+        cwd=small,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 0

@@ -3,6 +3,7 @@
 import functools
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -68,6 +69,19 @@ def _decision(key):
     return tm.ColourDecision(slope, offset, power, amount[0])
 
 
+def _rigid(key, d=3):
+    rotation = jr.normal(key, (4,)) if d == 3 else jr.normal(key, ())
+    return tm.Rigid(rotation, jnp.arange(d) / d)
+
+
+def _warp(key, d, kind=tm.ThinPlateSpline, size=0.03):
+    controls = 2 * jr.normal(jr.fold_in(key, 1), (9, d))
+    warp, affine = kind.identity(controls), _affine(key, d)
+    bumps = size * jr.normal(jr.fold_in(key, 2), controls.shape)
+    leaves = (affine.matrix, affine.offset, bumps)
+    return eqx.tree_at(lambda w: (w.matrix, w.shift, w.coefficients), warp, leaves)
+
+
 # name: (maker of a map of the default dtype from a key, shape of an event)
 MAKERS = {
     "affine": (_affine, (3,)),
@@ -79,6 +93,11 @@ MAKERS = {
     "step": (_step, (3,)),
     "step, p < d": (lambda key: _step(key, 2, 3, _spline), (3,)),
     "decision": (_decision, (3,)),
+    "rigid": (_rigid, (3,)),
+    "rigid, plane": (lambda key: _rigid(key, 2), (2,)),
+    "thin plate": (lambda key: _warp(key, 3), (3,)),
+    "thin plate, plane": (lambda key: _warp(key, 2), (2,)),
+    "Gaussian warp": (lambda key: _warp(key, 3, tm.GaussianWarp, 0.2), (3,)),
     "chain": (lambda key: tm.Chain((_affine(key), _sliced(key))), (3,)),
     "scan": (lambda key: tm.Scan(jax.vmap(_sliced)(jr.split(key, 4))), (3,)),
     "scan of numbers": (lambda key: tm.Scan(_linear(key, p=3)), ()),
@@ -154,11 +173,12 @@ def test_eager_calls_agree_with_jit_and_vmap(name):
 @each_map
 def test_derivatives_in_input_and_leaves_are_right(name, x64):
     map, x = make(name, "float64")
-    leaves, tree = jax.tree.flatten(map)
+    numbers, rest = eqx.partition(map, eqx.is_inexact_array)
+    leaves, tree = jax.tree.flatten(numbers)
 
     @jax.jit
     def loss(x, *leaves):
-        map = jax.tree.unflatten(tree, leaves)
+        map = eqx.combine(jax.tree.unflatten(tree, leaves), rest)
         y, log_det = forward(map, x)
         z, inverse_log_det = backward(map, x)
         total = jnp.sum(jnp.sin(y)) + jnp.sum(jnp.cos(z))
@@ -171,12 +191,14 @@ def test_derivatives_in_input_and_leaves_are_right(name, x64):
 def test_dtype_of_the_event_is_kept(name, x64):
     for dtype in ("float32", "float64"):
         map, x = make(name, dtype)
+        has_floats = jax.tree.leaves(eqx.filter(map, eqx.is_inexact_array))
+        own = dtype if has_floats else "float64"  # a permutation has no dtype
         kinds = ("float16", "bfloat16", "float32", "float64", "int8", "int32", "bool")
         for kind in kinds:
             event = jax.ShapeDtypeStruct(x.shape[1:], kind)
             for method in (map.transform_and_log_det, map.inverse_and_log_det):
                 value, log_det = jax.eval_shape(method, event)
-                expected = kind if "float" in kind else dtype
+                expected = kind if "float" in kind else own
                 assert value.dtype == log_det.dtype == expected
                 assert value.shape == x.shape[1:]
                 assert log_det.shape == ()

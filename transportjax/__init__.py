@@ -1,8 +1,9 @@
 """Differentiable transport of distributions in JAX.
 
-Functions on arrays (`transportjax.onedim`, `transportjax.sliced`), maps that are
-pytrees (`transportjax.maps`), solvers that return maps (`transportjax.solvers`), and
-pictures (`transportjax.apps`). The core is here, flat: `import transportjax as tj`.
+Functions on arrays (`transportjax.onedim`, `transportjax.sliced`,
+`transportjax.mixtures`), maps that are pytrees (`transportjax.maps`), solvers that
+return maps (`transportjax.solvers`), and pictures and shapes (`transportjax.apps`). The
+core is here, flat: `import transportjax as tj`.
 """
 
 __version__ = "0.1.0"
@@ -13,18 +14,39 @@ from transportjax.maps import (
     Affine as Affine,
     Chain as Chain,
     ColourDecision as ColourDecision,
+    GaussianWarp as GaussianWarp,
     Invert as Invert,
     ModelFileError as ModelFileError,
     MonotoneGrid as MonotoneGrid,
     MonotoneLinear as MonotoneLinear,
     RationalQuadraticSpline as RationalQuadraticSpline,
+    Rigid as Rigid,
     Scan as Scan,
     SlicedMap as SlicedMap,
     SlicedStep as SlicedStep,
+    ThinPlateSpline as ThinPlateSpline,
+    control_grid as control_grid,
     gaussian_map as gaussian_map,
     load as load,
     monge_kantorovich_linear as monge_kantorovich_linear,
     save as save,
+    thin_plate_fit as thin_plate_fit,
+    transport_normals as transport_normals,
+)
+from transportjax.mixtures import (
+    GaussianMixture as GaussianMixture,
+    OrientedMixture as OrientedMixture,
+    VonMisesFisherMixture as VonMisesFisherMixture,
+    fit_gaussian_mixture as fit_gaussian_mixture,
+    fit_von_mises_fisher_mixture as fit_von_mises_fisher_mixture,
+    gauss_sum as gauss_sum,
+    gauss_transform as gauss_transform,
+    kernel_density as kernel_density,
+    kmeans as kmeans,
+    l2_divergence as l2_divergence,
+    log_overlap as log_overlap,
+    overlap as overlap,
+    paired_divergence as paired_divergence,
 )
 from transportjax.onedim import (
     PartialTransport as PartialTransport,
@@ -123,5 +145,6 @@ from transportjax.solvers import (
     Solution as Solution,
     gaussianise as gaussianise,
     idt as idt,
+    register as register,
     sliced_flow as sliced_flow,
 )

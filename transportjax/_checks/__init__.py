@@ -62,16 +62,27 @@ from .mixtures import (
 )
 from .pictures import (
     as_unit_colours as as_unit_colours,
+    check_colour_picture as check_colour_picture,
     check_colour_table as check_colour_table,
+    check_colours_in_pairs as check_colours_in_pairs,
+    check_edits as check_edits,
     check_function_of_colours as check_function_of_colours,
     check_mask as check_mask,
     check_method_in_space as check_method_in_space,
+    check_paired_pictures as check_paired_pictures,
     check_picture as check_picture,
     check_pixels as check_pixels,
+    check_pixels_left as check_pixels_left,
     check_stored_dtype as check_stored_dtype,
     check_stored_picture as check_stored_picture,
     check_three_channels as check_three_channels,
     check_title as check_title,
+)
+from .shapes import (
+    check_same_space as check_same_space,
+    check_shape_arrays as check_shape_arrays,
+    check_shape_normals as check_shape_normals,
+    check_shape_size as check_shape_size,
 )
 from .slices import (
     check_costs as check_costs,
@@ -106,4 +117,20 @@ from .values import (
     exact_float_dtype as exact_float_dtype,
     is_concrete as is_concrete,
     working_dtype as working_dtype,
+)
+from .warps import (
+    check_bandwidths as check_bandwidths,
+    check_controls as check_controls,
+    check_energy as check_energy,
+    check_extent as check_extent,
+    check_normals as check_normals,
+    check_one_or_each as check_one_or_each,
+    check_pairs as check_pairs,
+    check_rigid as check_rigid,
+    check_rotation_matrix as check_rotation_matrix,
+    check_starts as check_starts,
+    check_together as check_together,
+    check_unit_normals as check_unit_normals,
+    check_warp as check_warp,
+    is_one as is_one,
 )

@@ -159,3 +159,52 @@ def check_method_in_space(method: str, space: str) -> None:
             "`method` 'cdl' works on colour pictures in the space 'rgb' only; got the "
             f"space {space!r}."
         )
+    if method == "l2" and space in ("luma", "grey"):
+        raise ValueError(
+            "`method` 'l2' works on colour pictures, in spaces of two or three "
+            f"channels; got the space {space!r}."
+        )
+
+
+def check_paired_pictures(method: str, source: tuple, palette: tuple) -> None:
+    """Raises unless pixels can be taken as pairs."""
+    if method != "l2":
+        raise ValueError(f"`pairs` needs the method 'l2'; got {method!r}.")
+    if source[:2] != palette[:2]:
+        raise ValueError(
+            "with `pairs`, `source` and `palette` must be of one size; got "
+            f"{source[1]} x {source[0]} and {palette[1]} x {palette[0]}."
+        )
+
+
+def check_pixels_left(count: int) -> None:
+    """Raises if masks and NaN leave no pixel."""
+    if not count:
+        raise ValueError("no pixel to learn from: a mask is empty, or all is NaN.")
+
+
+def check_colours_in_pairs(x: tuple[int, ...], y: tuple[int, ...]) -> None:
+    """Raises unless two clouds have as many colours, of the same channels."""
+    if x != y:
+        raise ValueError(f"`x` and `y` must have equal shapes; got {x} and {y}.")
+
+
+def check_colour_picture(name: str, pixels: np.ndarray) -> None:
+    """Raises unless the picture, its alpha apart, has three channels."""
+    if pixels.shape[-1] != 3:
+        raise ValueError(f"`{name}` must be a colour picture; got a grey one.")
+
+
+def check_edits(before: np.ndarray, after: np.ndarray) -> None:
+    """Raises unless each of some different colours has one that it shall become."""
+    if len(before) != len(after):
+        raise ValueError(
+            "`edits` must have as many colours after as before; got "
+            f"{len(after)} and {len(before)}."
+        )
+    if not len(before):
+        raise ValueError("`edits` must have at least one entry; got none.")
+    distances = np.linalg.norm(before[:, None] - before[None], axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    if distances.min() < 0.1:
+        raise ValueError("`edits` must name different colours; got one of them twice.")

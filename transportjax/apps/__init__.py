@@ -40,7 +40,24 @@ from .lut import (
     table_error as table_error,
     write_cube as write_cube,
 )
+from .palette import (
+    edit_palette as edit_palette,
+    picture_palette as picture_palette,
+)
+from .registration import (
+    ShapeMap as ShapeMap,
+    apply_shape_map as apply_shape_map,
+    fit_shape_map as fit_shape_map,
+    load_shape_map as load_shape_map,
+    save_shape_map as save_shape_map,
+    shape_distance as shape_distance,
+)
 from .regrain import regrain as regrain
+from .shape import Shape as Shape, ShapeError as ShapeError
+from .shapes import (
+    read_shape as read_shape,
+    write_shape as write_shape,
+)
 from .spaces import (
     SPACES as SPACES,
     lab_to_srgb as lab_to_srgb,

@@ -15,6 +15,8 @@ from transportjax._checks import (
     check_count,
     check_method_in_space,
     check_number,
+    check_paired_pictures,
+    check_pixels_left,
 )
 from transportjax.maps import AbstractBijection, gaussian_map
 from transportjax.sliced import (
@@ -32,15 +34,16 @@ from .colour_map import (
     channels,
     in_blocks,
 )
+from .l2_colour import NUM_PAIRS, fit_l2, fit_l2_pairs
 from .picture import from_unit, to_unit
 from .reduction import find_distinct, sample_colours, valid_colours
 from .regrain import regrain
 
-METHODS = ("idt", "flow", "mkl", "cdl")
+METHODS = ("idt", "flow", "mkl", "cdl", "l2")
 
 _LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # ITU-R BT.709, encoded values
-_SAMPLE_SIZES = {"idt": 1 << 14, "flow": 1 << 13, "cdl": 1 << 11}
-_NUM_STEPS = {"idt": 12, "flow": 24, "mkl": 1, "cdl": 200}
+_SAMPLE_SIZES = {"idt": 1 << 14, "flow": 1 << 13, "cdl": 1 << 11, "l2": 1 << 13}
+_NUM_STEPS = {"idt": 12, "flow": 24, "mkl": 1, "cdl": 200, "l2": 200}
 
 
 def fit_colour_map(
@@ -54,6 +57,7 @@ def fit_colour_map(
     seed: int = 0,
     mask: Any = None,
     palette_mask: Any = None,
+    pairs: bool = False,
 ) -> ColourMap:
     """The map of colours that gives `source` the colours of `palette`.
 
@@ -68,21 +72,27 @@ def fit_colour_map(
             the gradient flow of the sliced distance: reaches it too, in more and
             smaller moves, and changes colours less; "mkl", the linear optimal map
             between Gaussians: smooth, keeps the look of the source; "cdl", the ten
-            numbers of an ASC colour decision, which grading programs read.
+            numbers of an ASC colour decision, which grading programs read; "l2", a
+            thin plate spline that moves main colours onto main colours: smooth, and
+            what one of the pictures has alone hardly counts.
         space: where the transfer takes place: "rgb", "linear" (light), "lab", "oklab";
             "luma" moves the lightness alone, "chroma" the colour alone (of CIELAB).
         strength: share of the displacement, 0 (no change) to 1.
-        num_steps: steps of "idt" (None: 12), "flow" (24) or "cdl" (200).
+        num_steps: steps of "idt" (None: 12), "flow" (24), "cdl" (200) or, at each of
+            its levels, "l2" (200).
         seed: of the sampling and of the directions.
         mask: (h, w), True (or > 0.5) where the source counts for the fit.
         palette_mask: the same for the palette.
+        pairs: with "l2": `palette` shows what `source` does, pixel by pixel, in other
+            colours. The map is fitted to these pairs, most of which must agree.
 
     Returns:
         The map. A grey source (c = 1) takes the luma of the palette.
 
     Raises:
         ValueError: arrays that are no pictures, unknown names, empty masks; "cdl" of a
-            grey picture, or in another space than "rgb".
+            grey picture, or in another space than "rgb"; "l2" of one, or of "luma";
+            pairs of pictures of different sizes.
     """
     check_choice("method", method, METHODS)
     check_choice("space", space, COLOUR_SPACES)
@@ -101,8 +111,12 @@ def fit_colour_map(
     elif palette.shape[-1] == 1:
         palette = np.repeat(palette, 3, axis=-1)
     check_method_in_space(method, space)
+    if pairs:
+        check_paired_pictures(method, source.shape, palette.shape)
     pictures = tuple(zip((source, palette), masks, strict=True))
-    if method == "mkl":
+    if pairs:
+        fitted = _fit_pairs(pictures, space, num_steps, seed)
+    elif method == "mkl":
         fitted = _fit_mkl(pictures, space)
     else:
         fitted = _fit_samples(method, pictures, space, num_steps, seed)
@@ -131,12 +145,34 @@ def _fit_samples(
     key = jr.key(seed, impl="threefry2x32")
     if method == "cdl":
         return fit_cdl(x, y, key=key, num_steps=num_steps)
+    if method == "l2":
+        return fit_l2(x, y, key=key, num_steps=num_steps)
     if method == "flow":
         return sliced_flow(x, y, key=key, num_steps=num_steps).map
     # bins as fine as shadows need in linear light, or next to values far above white
     fine = space == "linear" or max(x.max(), y.max()) > 1
     num_bins = 4096 if fine and space in ("rgb", "grey", "linear") else 512
     return idt(x, y, key=key, num_steps=num_steps, num_bins=num_bins).map
+
+
+def _fit_pairs(
+    pictures: tuple[_Masked, ...], space: str, num_steps: int, seed: int
+) -> AbstractBijection:
+    """From random pixels of two pictures of one size, where both count."""
+    counts = np.ones(pictures[0][0].shape[:2], bool)
+    for pixels, mask in pictures:
+        counts &= np.isfinite(pixels).all(axis=-1)
+        counts &= True if mask is None else mask
+    places = np.flatnonzero(counts)
+    check_pixels_left(len(places))
+    # with repetition where there are few, so that one program serves all pictures
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(places, NUM_PAIRS, replace=len(places) < NUM_PAIRS)
+    x, y = (
+        _to_space(to_unit(pixels.reshape(-1, pixels.shape[-1])[chosen]), space)
+        for pixels, _ in pictures
+    )
+    return fit_l2_pairs(x, y, num_steps=num_steps)
 
 
 def _fit_mkl(pictures: tuple[_Masked, ...], space: str) -> AbstractBijection:
@@ -174,6 +210,7 @@ def colour_transfer(
     seed: int = 0,
     mask: Any = None,
     palette_mask: Any = None,
+    pairs: bool = False,
 ) -> Any:
     """The picture `source` with the colours of `palette`.
 
@@ -183,7 +220,7 @@ def colour_transfer(
     Args:
         source: picture: (h, w) or (h, w, c), uint8, uint16 or float in [0, 1].
         palette: picture of any size and kind.
-        method: "idt", "flow", "mkl" or "cdl".
+        method: "idt", "flow", "mkl", "cdl" or "l2".
         space: "rgb", "linear", "lab", "oklab", "luma" or "chroma".
         strength: share of the change, 0 to 1.
         smoothness: if given, the grain and the gradients of the source are restored
@@ -192,6 +229,7 @@ def colour_transfer(
         seed: makes the result reproducible; the same seed gives the same picture.
         mask: (h, w), where to learn and apply the transfer; soft if float.
         palette_mask: (h, w), where to learn the palette.
+        pairs: with "l2", whether pixels correspond.
 
     Returns:
         A picture like `source`: the same shape and dtype.
@@ -224,6 +262,7 @@ def colour_transfer(
             seed=seed,
             mask=mask,
             palette_mask=palette_mask,
+            pairs=pairs,
         )
         graded = apply_found(fitted, source, mask, found.result())
     if smoothness is None:

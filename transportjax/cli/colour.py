@@ -1,11 +1,11 @@
 """The commands `colour` and `apply`: colour transfer from file to file."""
 
 import argparse
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from . import register
 from .options import (
     Report,
     UsageError,
@@ -14,6 +14,7 @@ from .options import (
     integer_type,
     number_type,
 )
+from .pictures import add_exports, export, graded, read, read_mask, write
 
 _COLOUR_EPILOG = """\
 examples:
@@ -21,6 +22,7 @@ examples:
   transportjax colour scan.tif ref.png -o out.tif --space lab --regrain --strength 0.8
   transportjax colour a.png b.png -o c.png --save-map grade.tjx --cube grade.cube
   transportjax colour a.png b.png -o c.png --method cdl --cdl grade.cdl
+  transportjax colour raw.png graded.png -o c.png --method l2 --pairs --cube look.cube
 """
 
 
@@ -45,11 +47,11 @@ def _add_colour(commands: Any) -> None:
     add = parser.add_argument
     add(
         "--method",
-        choices=("idt", "flow", "mkl", "cdl"),
+        choices=("idt", "flow", "mkl", "cdl", "l2"),
         default="idt",
         help="idt reaches the palette; flow too, by gradients of the sliced distance, "
-        "and moves colours less; mkl is a smooth linear grade; cdl one of ten numbers "
-        "(default: idt)",
+        "and moves colours less; mkl is a smooth linear grade; cdl one of ten numbers; "
+        "l2 a smooth bend that moves main colours onto main colours (default: idt)",
     )
     add(
         "--space",
@@ -67,7 +69,13 @@ def _add_colour(commands: Any) -> None:
     add(
         "--steps",
         type=integer_type(1),
-        help="steps of idt (default: 12), flow (24) or cdl (200)",
+        help="steps of idt (default: 12), flow (24), cdl (200), l2 (200 a level)",
+    )
+    add(
+        "--pairs",
+        action="store_true",
+        help="with --method l2: PALETTE is SOURCE, graded, pixel by pixel; what was "
+        "painted over does no harm",
     )
     add("--mask", type=pathlib.Path, help="grey picture: where to change the source")
     add(
@@ -79,17 +87,7 @@ def _add_colour(commands: Any) -> None:
         default=0,
         help="the same seed gives the same picture (default: 0)",
     )
-    add(
-        "--save-map", metavar="FILE", type=pathlib.Path, help="keep the map for `apply`"
-    )
-    add("--cube", metavar="FILE", type=pathlib.Path, help="export a .cube 3-D table")
-    add(
-        "--cube-size",
-        type=int,
-        choices=(17, 33, 65),
-        default=33,
-        help="nodes a side of the table (default: 33)",
-    )
+    add_exports(add)
     add(
         "--cdl",
         metavar="FILE",
@@ -102,9 +100,10 @@ def _add_colour(commands: Any) -> None:
 def _add_apply(commands: Any) -> None:
     parser = commands.add_parser(
         "apply",
-        help="use a saved map, a .cube table, or a CDL, on a picture",
+        help="use a saved map, a .cube table, or a CDL, on a picture or a shape",
         description="Use the map MAP on a picture: a file from --save-map, a .cube "
-        "table, or a colour decision (.cdl, .ccc, .cc).",
+        "table, or a colour decision (.cdl, .ccc, .cc). Or on a shape (.csv, .txt, "
+        ".npy, .ply, .obj): a map that `register` saved.",
     )
     parser.set_defaults(run=_apply)
     parser.add_argument("map", metavar="MAP", type=pathlib.Path)
@@ -117,9 +116,9 @@ def _add_apply(commands: Any) -> None:
 
 def _colour(arguments: argparse.Namespace) -> None:
     from transportjax._files import atomic_write
-    from transportjax.apps import cdl, colour, colour_map, plots
+    from transportjax.apps import cdl, colour, plots
 
-    _check_decision(arguments, cdl.SUFFIXES)
+    _check_options(arguments, cdl.SUFFIXES)
     outputs = (
         arguments.output,
         arguments.save_map,
@@ -135,9 +134,9 @@ def _colour(arguments: argparse.Namespace) -> None:
     )
     check_outputs(outputs, inputs, arguments.force)
     say = Report(arguments.quiet)
-    source, palette = _read(arguments.source, say), _read(arguments.palette, say)
-    mask = _read_mask(arguments.mask, source)
-    palette_mask = _read_mask(arguments.palette_mask, palette)
+    source, palette = read(arguments.source, say), read(arguments.palette, say)
+    mask = read_mask(arguments.mask, source)
+    palette_mask = read_mask(arguments.palette_mask, palette)
     with say.timed("transfer"):
         fitted = colour.fit_colour_map(
             source.pixels,
@@ -149,20 +148,12 @@ def _colour(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             mask=mask,
             palette_mask=palette_mask,
+            pairs=arguments.pairs,
         )
-        result = _graded(fitted, source, mask, arguments.regrain)
+        result = graded(fitted, source, mask, arguments.regrain)
     with say.timed("write"):
-        _write(arguments, result, source, say)
-    if arguments.save_map:
-        colour_map.save_colour_map(arguments.save_map, fitted)
-    if arguments.cube:
-        error = colour_map.export_cube(
-            arguments.cube, fitted, arguments.cube_size, source.pixels
-        )
-        say(
-            f"{arguments.cube}: error of the table on this picture, in 8-bit steps: "
-            f"{error.mean():.2f} on average, {error.max():.1f} at most"
-        )
+        write(arguments, result, source, say)
+    export(arguments, fitted, source, say)
     if arguments.cdl:
         cdl.write_cdl(arguments.cdl, fitted.map)
     if arguments.figure:
@@ -182,8 +173,10 @@ def _colour(arguments: argparse.Namespace) -> None:
     say(f"wrote {', '.join(str(path) for path in outputs if path)}")
 
 
-def _check_decision(arguments: argparse.Namespace, suffixes: Sequence[str]) -> None:
-    """Refuses what a colour decision cannot be, or hold."""
+def _check_options(arguments: argparse.Namespace, suffixes: Sequence[str]) -> None:
+    """Refuses options that do not go together."""
+    if arguments.pairs and arguments.method != "l2":
+        raise UsageError("--pairs needs --method l2")
     if arguments.method == "cdl" and arguments.space != "rgb":
         raise UsageError("--method cdl works with --space rgb only")
     if arguments.cdl is None:
@@ -196,9 +189,13 @@ def _check_decision(arguments: argparse.Namespace, suffixes: Sequence[str]) -> N
 
 def _apply(arguments: argparse.Namespace) -> None:
     from transportjax.apps import cdl, colour_map, lut
+    from transportjax.apps.shapes import is_shape_name
 
     inputs = (arguments.map, arguments.source, arguments.mask)
     check_outputs((arguments.output,), inputs, arguments.force)
+    if is_shape_name(arguments.source):
+        register.apply(arguments)
+        return
     say = Report(arguments.quiet)
     suffix = arguments.map.suffix.lower()
     if suffix == ".cube":
@@ -207,55 +204,11 @@ def _apply(arguments: argparse.Namespace) -> None:
         fitted = cdl.as_colour_map(cdl.read_cdl(arguments.map))
     else:
         fitted = colour_map.load_colour_map(arguments.map)
-    source = _read(arguments.source, say)
-    mask = _read_mask(arguments.mask, source)
+    source = read(arguments.source, say)
+    mask = read_mask(arguments.mask, source)
     with say.timed("transfer"):
-        result = _graded(fitted, source, mask, arguments.regrain)
+        result = graded(fitted, source, mask, arguments.regrain)
     with say.timed("write"):
-        _write(arguments, result, source, say)
+        write(arguments, result, source, say)
     say.times()
     say(f"wrote {arguments.output}")
-
-
-def _graded(fitted: Any, source: Any, mask: Any, smoothness: float | None) -> Any:
-    from transportjax.apps import colour, colour_map
-
-    graded = colour_map.apply_colour_map(fitted, source.pixels, mask=mask)
-    if smoothness is None:
-        return graded
-    return colour.restore_grain(source.pixels, graded, smoothness=smoothness)
-
-
-def _write(arguments: Any, result: Any, source: Any, say: Report) -> None:
-    """The result with the transparency and the metadata of the source."""
-    from transportjax.apps.images import write_picture
-
-    picture = dataclasses.replace(source, pixels=result)
-    for note in write_picture(arguments.output, picture, overwrite=arguments.force):
-        say(f"{arguments.output}: {note}")
-
-
-def _read(path: pathlib.Path, say: Report) -> Any:
-    from transportjax.apps.images import read_picture
-
-    with say.timed("read"):
-        picture = read_picture(path)
-    for note in picture.meta.notes:
-        say(f"{path}: {note}")
-    return picture
-
-
-def _read_mask(path: pathlib.Path | None, picture: Any) -> Any:
-    """A mask as the mean of its channels, in [0, 1]."""
-    if path is None:
-        return None
-    from transportjax.apps.images import read_picture, to_unit
-
-    mask = to_unit(read_picture(path).pixels).mean(axis=-1)
-    if mask.shape != picture.pixels.shape[:2]:
-        raise ValueError(
-            f"{path}: must have the size of its picture, "
-            f"{picture.pixels.shape[1]} x {picture.pixels.shape[0]}; got "
-            f"{mask.shape[1]} x {mask.shape[0]}"
-        )
-    return mask

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import colour
+from . import colour, palette, register
 from .options import UsageError
 
 EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT, EXIT_INTERRUPTED = 2, 3, 4, 130
@@ -28,14 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _use_compilation_cache()
         arguments.run(arguments)
+        sys.stdout.flush()
     except UsageError as error:
         return _fail(error, EXIT_USAGE)
     except ValueError as error:
         return _fail(error, EXIT_INPUT)
+    except BrokenPipeError:  # as in `transportjax palette photo.jpg | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         return _fail(error, EXIT_OUTPUT)
     except MemoryError:
-        return _fail("not enough memory for a picture of this size", EXIT_OUTPUT)
+        return _fail(
+            "not enough memory for a picture or shape of this size", EXIT_OUTPUT
+        )
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", EXIT_INTERRUPTED)
     return 0
@@ -80,4 +85,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     colour.add_commands(commands)
+    palette.add_commands(commands)
+    register.add_commands(commands)
     return parser

@@ -14,16 +14,10 @@ class UsageError(ValueError):
     """Options that do not go together."""
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
+def add_output(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """The options of every command that writes a picture."""
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        type=pathlib.Path,
-        required=True,
-        help="picture to write; its ending says the format",
-    )
+    what = "picture to write; its ending says the format"
+    add_files(parser, what, required=required)
     parser.add_argument(
         "--regrain",
         metavar="SMOOTHNESS",
@@ -31,6 +25,19 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=1.0,
         help="restore the grain of the source; larger keeps more (1 if not given)",
+    )
+
+
+def add_files(
+    parser: argparse.ArgumentParser, what: str, *, required: bool = True
+) -> None:
+    """The options of every command that writes files."""
+    parser.add_argument(
+        *("-o", "--output"),
+        metavar="OUT",
+        type=pathlib.Path,
+        required=required,
+        help=what,
     )
     parser.add_argument(
         "--force", action="store_true", help="replace files that exist already"

@@ -12,6 +12,14 @@ from .container import ModelFileError as ModelFileError, read_header as read_hea
 from .grid import MonotoneGrid as MonotoneGrid
 from .io import load as load, save as save
 from .monotone import MonotoneLinear as MonotoneLinear
+from .normals import transport_normals as transport_normals
+from .radial import GaussianWarp as GaussianWarp
+from .rigid import Rigid as Rigid
 from .sliced import SlicedMap as SlicedMap
 from .sliced_step import SlicedStep as SlicedStep
 from .spline import RationalQuadraticSpline as RationalQuadraticSpline
+from .thin_plate import (
+    ThinPlateSpline as ThinPlateSpline,
+    thin_plate_fit as thin_plate_fit,
+)
+from .warp import AbstractWarp as AbstractWarp, control_grid as control_grid

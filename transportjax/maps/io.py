@@ -8,6 +8,7 @@ import dataclasses
 import typing
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,23 +22,29 @@ from .compose import Chain, Invert, Scan
 from .container import DTYPES, ModelFileError, Path, read_file, write_file
 from .grid import MonotoneGrid
 from .monotone import MonotoneLinear
+from .radial import GaussianWarp
+from .rigid import Rigid
 from .sliced import SlicedMap
 from .sliced_step import SlicedStep
 from .spline import RationalQuadraticSpline
+from .thin_plate import ThinPlateSpline
 
 # The classes that a file may hold. A new map that can be saved gets its line here; a
 # name that was released stays.
-_CLASSES: dict[str, type[AbstractBijection]] = {
+_CLASSES: dict[str, type[eqx.Module]] = {
     "Affine": Affine,
     "Chain": Chain,
     "ColourDecision": ColourDecision,
+    "GaussianWarp": GaussianWarp,
     "Invert": Invert,
     "MonotoneGrid": MonotoneGrid,
     "MonotoneLinear": MonotoneLinear,
     "RationalQuadraticSpline": RationalQuadraticSpline,
+    "Rigid": Rigid,
     "Scan": Scan,
     "SlicedMap": SlicedMap,
     "SlicedStep": SlicedStep,
+    "ThinPlateSpline": ThinPlateSpline,
 }
 _MAX_DEPTH = 64
 
@@ -162,7 +169,7 @@ class _Builder:
         self.num_used += 1
         return self.arrays[index]
 
-    def _module(self, name: Any, inner: Any, depth: int) -> AbstractBijection:
+    def _module(self, name: Any, inner: Any, depth: int) -> eqx.Module:
         if not isinstance(name, str) or not isinstance(inner, dict):
             raise self.malformed()
         if name not in _CLASSES:
@@ -186,13 +193,15 @@ class _Builder:
 
 
 def _may_hold(field: dataclasses.Field, value: Any) -> bool:
-    """Whether `value` is of the field's kind: static, map, tuple of maps, array."""
+    """Whether `value` is of the field's kind: static, module, tuple of maps, array."""
     if field.metadata.get("static", False):
         return not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
+    if value is None:  # an array that may be left out
+        return type(None) in typing.get_args(field.type)
     if typing.get_origin(field.type) is tuple:
         return isinstance(value, tuple) and all(
             isinstance(item, AbstractBijection) for item in value
         )
-    if isinstance(field.type, type) and issubclass(field.type, AbstractBijection):
+    if isinstance(field.type, type) and issubclass(field.type, eqx.Module):
         return isinstance(value, field.type)
     return isinstance(value, jax.Array)

@@ -2,5 +2,6 @@
 
 from .gaussianise import gaussianise as gaussianise
 from .idt import idt as idt
+from .register import register as register
 from .sliced_flow import sliced_flow as sliced_flow
 from .solution import Solution as Solution

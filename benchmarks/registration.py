@@ -1,0 +1,326 @@
+"""Registration of shapes: how well, and how fast, next to coherent point drift.
+
+Without data, shapes are made here: contours and surfaces with normals, whose samples do
+not correspond, with noise, outliers and missing parts. The quality is the root mean
+square distance of the moved points to where they should be, in percent of the radius of
+the shape, the median over eight draws.
+
+    python -m benchmarks registration --data FOLDER
+
+adds published experiments, from FOLDER/fish/fish_{X,Y}.txt, FOLDER/face/face_{X,Y}.txt
+and FOLDER/dragon_stand.npz with dragon_stand_poses.conf. The quality is, in percent of
+the radius: of the fish, the distance of points of equal index; of the faces, that of
+nearest neighbours. Of the dragon, thinned to cells of 5 mm, it is the number of pairs
+of scans, out of thirty, whose rotation is found (|q . q_true| > 0.99), and times are of
+all pairs; the angle is between the views, of which the start knows nothing.
+"""
+
+import functools
+import pathlib
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transportjax.maps import (
+    GaussianWarp,
+    Rigid,
+    ThinPlateSpline,
+    control_grid,
+    transport_normals,
+)
+from transportjax.solvers import register
+
+from .harness import Case, Rival
+
+_DRAWS = 8
+_CELL = 0.005  # of the dragon, in metres
+
+
+def cases(options: Namespace) -> Iterator[Case]:
+    """Shapes made here, then the published ones if there are data."""
+    for name, make in _PROBLEMS.items():
+        draws = range(2 if options.quick else _DRAWS)
+        problems = [make(np.random.default_rng(seed), options.dtype) for seed in draws]
+        yield _made(name, problems)
+    data = getattr(options, "data", None)
+    if data is None:
+        return
+    for name in ("fish", "face"):
+        clouds = [np.loadtxt(data / name / f"{name}_{k}.txt") for k in "XY"]
+        yield _published(name, *(cloud.astype(options.dtype) for cloud in clouds))
+    for angle in (24,) if options.quick else (24, 48, 72, 96):
+        yield _dragon(data, angle, options.dtype)
+
+
+# --- shapes made here --------------------------------------------------------------
+
+
+def _made(name: str, problems: list[tuple]) -> Case:
+    """A problem is source, normals, target, normals, and the true images."""
+    rigid = name.startswith("rigid")
+    dim = problems[0][0].shape[1]
+
+    def start(x: np.ndarray, y: np.ndarray) -> Rigid | ThinPlateSpline:
+        if rigid:
+            return Rigid.identity(dim)
+        return ThinPlateSpline.identity(control_grid(np.concatenate([x, y])))
+
+    def by_points(problems: list[tuple]) -> list:
+        return [register(x, y, start(x, y)).points for x, _, y, _, _ in problems]
+
+    def by_normals(problems: list[tuple]) -> list:
+        return [
+            register(
+                *(x, y, start(x, y)),
+                source_normals=x_normals,
+                target_normals=y_normals,
+            ).points
+            for x, x_normals, y, y_normals, _ in problems
+        ]
+
+    def quality(outputs: list) -> float:
+        errors = [
+            _percent(points, problem[-1])
+            for points, problem in zip(outputs, problems, strict=True)
+        ]
+        return float(np.median(errors))
+
+    rivals = {
+        "points": Rival(by_points, jit=False),
+        "points and normals": Rival(by_normals, jit=False),
+    }
+    drift = _drift("RigidRegistration" if rigid else "DeformableRegistration")
+    if drift is not None:
+        rivals["pycpd"] = Rival(
+            lambda problems: [drift(x, y) for x, _, y, _, _ in problems], jit=False
+        )
+    return Case(name, (_Opaque(problems),), _unwrapped(rivals), quality=quality)
+
+
+class _Opaque:
+    """Arguments that the harness hands on as they are."""
+
+    def __init__(self, value: list):
+        self.value, self.shape = value, ()
+
+
+def _unwrapped(rivals: dict[str, Rival]) -> dict[str, Rival]:
+    return {
+        name: Rival(rival.function, jit=False, prepare=lambda opaque: (opaque.value,))
+        for name, rival in rivals.items()
+    }
+
+
+def _percent(points: object, truth: np.ndarray) -> float:
+    """Root mean square error, in percent of the radius of the truth."""
+    error = np.mean(np.sum((np.asarray(points) - truth) ** 2, axis=1))
+    radius = np.mean(np.sum((truth - truth.mean(axis=0)) ** 2, axis=1))
+    return float(100 * np.sqrt(error / radius))
+
+
+def _curve(t: np.ndarray, waves: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """A closed curve in polar coordinates, and its outward normals."""
+    radius, slope = np.ones_like(t), np.zeros_like(t)
+    for size, count, phase in waves:
+        radius += size * np.cos(count * t + phase)
+        slope -= size * count * np.sin(count * t + phase)
+    cos, sin = np.cos(t), np.sin(t)
+    x = np.stack([radius * cos, radius * sin], axis=1)
+    tangent = np.stack([slope * cos - radius * sin, slope * sin + radius * cos], axis=1)
+    return x, np.stack([tangent[:, 1], -tangent[:, 0]], axis=1)
+
+
+_ELLIPSE, _STAR = ((0.2, 2, 0.0),), ((0.15, 2, 0.0), (0.25, 5, 1.0))
+
+
+def _contour(
+    waves: tuple, rng: np.random.Generator, dtype: str, *, missing: float = 0.0
+) -> tuple:
+    """A contour, and another sample of it, turned by up to 30 degrees."""
+    t = np.sort(rng.uniform(0, 2 * np.pi, 120))
+    u = np.sort(rng.uniform(2 * np.pi * missing, 2 * np.pi, 100))
+    angle, shift = rng.uniform(-0.5, 0.5), rng.normal(size=2)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    (x, x_normals), (y, y_normals) = _curve(t, waves), _curve(u, waves)
+    y = y + 0.01 * rng.normal(size=y.shape)
+    found = (x, x_normals, y @ turn.T + shift, y_normals @ turn.T, x @ turn.T + shift)
+    return tuple(a.astype(dtype) for a in found)
+
+
+def _bent(rng: np.random.Generator, dtype: str) -> tuple:
+    """A star, and another sample of it, bent smoothly."""
+    t, u = (np.sort(rng.uniform(0, 2 * np.pi, 150)) for _ in range(2))
+    (x, x_normals), (y, y_normals) = _curve(t, _STAR), _curve(u, _STAR)
+    grid = np.asarray(control_grid(np.concatenate([x, y]), 3))
+    spline = ThinPlateSpline(
+        grid, np.eye(2), np.zeros(2), 0.15 * rng.normal(size=grid.shape)
+    )
+    moved = np.asarray(transport_normals(spline, y, y_normals))
+    images = [np.asarray(jax.vmap(spline)(jnp.asarray(a))) for a in (y, x)]
+    return tuple(a.astype(dtype) for a in (x, x_normals, images[0], moved, images[1]))
+
+
+def _surface(rng: np.random.Generator, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """A thin shell with bumps: two sheets close to each other, and its normals."""
+    u = rng.normal(size=(num, 3))
+    u /= np.linalg.norm(u, axis=1, keepdims=True)
+    axes = np.array([1.0, 0.8, 0.12])
+    x = u * axes
+    bump = 0.15 * np.sin(3 * x[:, 0]) * np.cos(2 * x[:, 1])
+    slopes = [
+        0.45 * np.cos(3 * x[:, 0]) * np.cos(2 * x[:, 1]),
+        -0.3 * np.sin(3 * x[:, 0]) * np.sin(2 * x[:, 1]),
+    ]
+    normal = u / axes
+    normal[:, 0] -= slopes[0] * normal[:, 2]
+    normal[:, 1] -= slopes[1] * normal[:, 2]
+    return x + bump[:, None] * np.array([0, 0, 1.0]), normal
+
+
+def _shell(rng: np.random.Generator, dtype: str) -> tuple:
+    """The shell, and the one sheet of it that is seen from above, turned."""
+    (x, x_normals), (y, y_normals) = _surface(rng, 500), _surface(rng, 600)
+    seen = np.flatnonzero(y_normals[:, 2] > 0)[:250]
+    map = Rigid(
+        jnp.asarray([*(0.15 * rng.normal(size=3)), 1.0]),
+        jnp.asarray(rng.normal(size=3)),
+    )
+    turn, shift = np.asarray(map.matrix), np.asarray(map.translation)
+    y, y_normals = y[seen] @ turn.T + shift, y_normals[seen] @ turn.T
+    return tuple(
+        a.astype(dtype) for a in (x, x_normals, y, y_normals, x @ turn.T + shift)
+    )
+
+
+def _cluttered(share: float, rng: np.random.Generator, dtype: str) -> tuple:
+    """A star among stray points, `share` of the number of its own."""
+    x, x_normals, y, y_normals, truth = _contour(_STAR, rng, "float64")
+    stray = rng.uniform(-2, 2, (int(share * len(y)), 2)) + y.mean(axis=0)
+    normals = rng.normal(size=stray.shape)
+    found = (x, x_normals, np.concatenate([y, stray]))
+    found = (*found, np.concatenate([y_normals, normals]), truth)
+    return tuple(a.astype(dtype) for a in found)
+
+
+_PROBLEMS: dict[str, Callable[..., tuple]] = {
+    "rigid, ellipse": functools.partial(_contour, _ELLIPSE),
+    "rigid, ellipse, 30 % missing": functools.partial(_contour, _ELLIPSE, missing=0.3),
+    "rigid, star, 50 % missing": functools.partial(_contour, _STAR, missing=0.5),
+    "rigid, star, 50 % stray": functools.partial(_cluttered, 0.5),
+    "rigid, star, 200 % stray": functools.partial(_cluttered, 2.0),
+    "rigid, shell, one sheet": _shell,
+    "spline, star": _bent,
+}
+
+
+def _drift(kind: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """Coherent point drift of pycpd, on normalised clouds, if it is installed."""
+    try:
+        import pycpd
+    except ImportError:
+        return None
+
+    def run(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        centre, radius = y.mean(axis=0), y.std()
+        fixed, moving = (y - centre) / radius, (x - x.mean(axis=0)) / radius
+        options = {"w": 0.5} if kind == "RigidRegistration" else {}
+        points, _ = getattr(pycpd, kind)(X=fixed, Y=moving, **options).register()
+        return points * radius + centre
+
+    return run
+
+
+# --- published experiments ---------------------------------------------------------
+
+
+def _published(name: str, x: np.ndarray, y: np.ndarray) -> Case:
+    grid = control_grid(np.concatenate([x, y]))
+
+    def fitted(start: ThinPlateSpline | GaussianWarp) -> Callable:
+        return lambda x, y: register(x, y, start).points
+
+    def quality(points: object) -> float:
+        if name == "fish":
+            return _percent(points, y)
+        distances = np.linalg.norm(np.asarray(points)[:, None] - y[None], axis=2)
+        nearest = [distances.min(axis=k) for k in (0, 1)]
+        radius = np.sqrt(np.mean(np.sum((y - y.mean(axis=0)) ** 2, axis=1)))
+        return float(100 * np.mean([np.sqrt(np.mean(d**2)) for d in nearest]) / radius)
+
+    rivals = {
+        "thin plate spline": Rival(fitted(ThinPlateSpline.identity(grid)), jit=False),
+        "Gaussian warp": Rival(fitted(GaussianWarp.identity(grid)), jit=False),
+    }
+    drift = _drift("DeformableRegistration")
+    if drift is not None:
+        rivals["pycpd"] = Rival(drift, jit=False)
+    return Case(f"{name}, {len(x)} points", (x, y), rivals, quality=quality)
+
+
+def _dragon(folder: pathlib.Path, angle: int, dtype: str) -> Case:
+    files = np.load(folder / "dragon_stand.npz")
+    angles = range(0, 360, 24)
+    scans = [_thinned(files[f"angle_{a}"], dtype) for a in angles]
+    turns = _dragon_turns(folder / "dragon_stand_poses.conf", angles)
+    num, step = len(scans), angle // 24
+    pairs = [(i, (i + s) % num) for i in range(num) for s in (step, -step)]
+
+    def run(options: dict) -> list:
+        found = []
+        for i, j in pairs:
+            (x, a), (y, b) = scans[i], scans[j]
+            weights = {"source_weights": a, "target_weights": b}
+            found.append(register(x, y, Rigid.identity(3), **weights, **options).map)
+        return found
+
+    def quality(maps: list) -> float:
+        cosines = [
+            abs(np.trace(np.asarray(map.matrix).T @ turns[j].T @ turns[i]) + 1) / 4
+            for map, (i, j) in zip(maps, pairs, strict=True)
+        ]
+        return float(np.sum(np.sqrt(cosines) > 0.99))  # the cosine of half the angle
+
+    radius = 0.062
+    schedule = {"bandwidths": np.asarray([0.25, 0.1], dtype) * radius}
+    rivals = {
+        "one start, as gmmreg": schedule,
+        "one start": {},
+        "24 starts": {"num_starts": 24},
+    }
+    return Case(
+        f"dragon, {angle} degrees",
+        (),
+        {
+            name: Rival(functools.partial(run, given), jit=False)
+            for name, given in rivals.items()
+        },
+        quality=quality,
+    )
+
+
+def _thinned(points: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of the points in each cell, and masses: padded to one size for all."""
+    cells = np.floor((points - points.min(axis=0)) / _CELL).astype(int)
+    _, place = np.unique(cells, axis=0, return_inverse=True)
+    counts = np.bincount(place.ravel())
+    sums = [np.bincount(place.ravel(), weights=points[:, k]) for k in range(3)]
+    means = np.stack(sums, axis=1) / counts[:, None]
+    padded = np.repeat(means[:1], 2048, axis=0)
+    padded[: len(means)] = means
+    return padded.astype(dtype), (np.arange(2048) < len(means)).astype(dtype)
+
+
+def _dragon_turns(path: pathlib.Path, angles: range) -> list[np.ndarray]:
+    """Rotation matrices from each scan to the world."""
+    lines = [line.split() for line in path.read_text().splitlines()]
+    poses = {line[1]: line[2:] for line in lines if line and line[0] == "bmesh"}
+    numbers = [poses[f"dragonStandRight_{angle}.ply"] for angle in angles]
+    # the file's quaternions turn the other way
+    back = np.array([-1.0, -1.0, -1.0, 1.0])
+    return [
+        np.asarray(Rigid(np.array(n[3:], float) * back, np.zeros(3)).matrix)
+        for n in numbers
+    ]

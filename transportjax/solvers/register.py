@@ -1,0 +1,202 @@
+"""Registration of shapes: a map that moves one set of points onto another."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from transportjax import _checks
+from transportjax._sharding import explicit_mesh_guard
+from transportjax.maps import AbstractBijection, AbstractWarp, Rigid
+
+from .annealing import Cloud, Data, Levels, Options, anneal, frame_of
+from .solution import Solution
+
+_LEVELS = 4  # of the default annealing, each of half the bandwidth
+_BENDING = 0.04  # of the default weight of bending, at a bandwidth of one radius
+_COARSEST = 0.25  # bandwidth of its first level, of the radius of the shapes
+
+
+@explicit_mesh_guard
+def register(
+    source: ArrayLike,
+    target: ArrayLike,
+    warp: AbstractBijection,
+    *,
+    bandwidths: ArrayLike | Sequence[int | float] | None = None,
+    variant: str | None = None,
+    bending: ArrayLike | Sequence[int | float] | None = None,
+    source_weights: ArrayLike | None = None,
+    target_weights: ArrayLike | None = None,
+    source_normals: ArrayLike | None = None,
+    target_normals: ArrayLike | None = None,
+    concentrations: ArrayLike | Sequence[int | float] | None = None,
+    symmetric: bool = False,
+    pairs: Any = None,
+    pair_weight: ArrayLike = 0.5,
+    centre: bool = True,
+    num_starts: int = 1,
+    num_steps: int = 200,
+    optimiser: Any = None,
+) -> Solution:
+    """The map that moves `source` onto `target`, which need not correspond or be equal.
+
+    Each cloud stands for a mixture of one Gaussian around each point, and the map is
+    fitted to bring the mixtures close in L2, from wide Gaussians to narrow ones. Unlike
+    a likelihood, the L2 distance hardly feels points that have no partner: outliers,
+    and parts that are missing on either side. What it finds is a minimum near the
+    start; `num_starts` tries rotations all around.
+
+    The data are centred and divided by their radius inside, so that nothing but
+    rounding depends on their units. The map works in the units of the data.
+
+    Solved by L-BFGS; no derivatives of the result with respect to the arguments.
+
+    Args:
+        source: points to move, (n, d).
+        target: points to reach, (m, d).
+        warp: the map to start from, which also says what is fitted: all leaves of a
+            `Rigid`, an `Affine` or any other map of events (d,); all but the control
+            points of a `ThinPlateSpline` or a `GaussianWarp`. For example
+            `Rigid.identity(3)` or `ThinPlateSpline.identity(control_grid(source))`.
+        bandwidths: standard deviation of the Gaussians at each level, (l,), decreasing,
+            in units of the points. The first decides how far the map is attracted, the
+            last, about the distance of neighbours, how exact it is. None: radius / 4,
+            / 8, / 16 and / 32, the radius being the root of the mean squared distance
+            to the centroid.
+        variant: which divergence (see `l2_divergence`). None: "cross" for `Rigid`,
+            which cannot shrink a cloud, "l2e" for others.
+        bending: weight >= 0 of the bending energy, one number or one a level. The
+            energy is that of the shapes divided by their radius, and the divergence is
+            normalised to the peak of its kernel, so that the same value means the same
+            on all scales. None: 0.04 bandwidth / radius, from 0.01 down to 0.00125 with
+            the default bandwidths. More for shapes with missing parts: 0.01 to 0.1.
+        source_weights: masses >= 0 of the source, (n,); normalised. None: uniform.
+        target_weights: likewise of the target, (m,).
+        source_normals: normals of the source, (n, d), of any length. They move by the
+            map's cofactor matrix, and points attract each other only as far as normals
+            agree, which keeps sheets apart and surfaces from sliding.
+        target_normals: likewise of the target, (m, d).
+        concentrations: how much normals count, kappa >= 0 of von Mises-Fisher
+            densities, one number or one a level. None: (radius / (4 bandwidth))^2.
+        symmetric: whether normals have no sign, such as estimated ones.
+        pairs: points known to correspond, `(source indices, target indices)`, two
+            vectors of integers. Wrong pairs, further off than two bandwidths, hardly
+            count.
+        pair_weight: share in [0, 1] of the pairs in the objective; the mixtures have
+            the rest. 1 leaves the mixtures out.
+        centre: whether to move the start so that centroids agree. Not done to maps of
+            other classes than those named above.
+        num_starts: rotations to start from, for `Rigid`: the given one followed by
+            those of an even spread. The first level runs on a sample of the points for
+            all of them, the next levels for the best few. 24 or more to find any
+            orientation in space, 8 in the plane.
+        num_steps: evaluations of the objective at each level, at most.
+        optimiser: a transformation of optax in place of L-BFGS, for example
+            `optax.adam(1e-3)`; it makes all `num_steps`.
+
+    Returns:
+        A `Solution`: a map of the class of `warp`; the moved source; and in stats, for
+        each level, the final objective "cost" and the number of evaluations "steps".
+
+    Raises:
+        ValueError: clouds that are not (n, d), are empty, differ in dimension, hold NaN
+            or one point only; bad weights, normals, pairs or options; several starts,
+            or a bending weight, where the map has none.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import transportjax as tj
+        >>> from transportjax.maps import Rigid
+        >>> t = jnp.linspace(0.0, 5.0, 60)
+        >>> x = jnp.stack([t * jnp.cos(t), t * jnp.sin(t)], axis=1)
+        >>> turn = Rigid(0.8, jnp.array([3.0, -2.0]))
+        >>> y = jax.vmap(turn)(x)[10:]  # a part is missing
+        >>> solution = tj.solvers.register(x, y, Rigid.identity(2))
+        >>> print(f"{solution.map.rotation:.2f}")
+        0.80
+
+    References:
+        Jian and Vemuri (2011), Robust point set registration using Gaussian mixture
+        models.
+        Grogan and Dahyot (2018), Shape registration with directional data.
+    """
+    source, target = _checks.common_float(("source", source), ("target", target))
+    _checks.check_points("source", source)
+    _checks.check_points("target", target, source.shape[1])
+    for name, cloud in (("source", source), ("target", target)):
+        _checks.check_extent(name, jnp.ptp(cloud, axis=0))
+    _checks.check_bijection("warp", warp, AbstractBijection)
+    jax.eval_shape(warp, source[0])  # an error, if it is of another dimension
+    for name, count in (("num_steps", num_steps), ("num_starts", num_starts)):
+        _checks.check_count(name, count)
+    _checks.check_starts("num_starts", num_starts, isinstance(warp, Rigid))
+    dtype, work = source.dtype, _checks.working_dtype(source.dtype)
+    normals = {"source_normals": source_normals, "target_normals": target_normals}
+    _checks.check_together(normals)
+    clouds = (
+        _cloud("source", source.astype(work), source_weights, source_normals),
+        _cloud("target", target.astype(work), target_weights, target_normals),
+    )
+    bends = isinstance(warp, AbstractWarp)
+    if bending is None and not bends:
+        bending = 0.0
+    levels = _levels(bandwidths, concentrations, bending, frame_of(*clouds).scale)
+    _checks.check_energy("bending", bending, bends)
+    indices, share = None, jnp.zeros((), work)
+    if pairs is not None:
+        indices = _checks.check_pairs("pairs", pairs, len(source), len(target))
+        _checks.check_number("pair_weight", pair_weight, 0, 1)
+        share = jnp.asarray(pair_weight).astype(work)
+    if variant is None:
+        variant = "cross" if isinstance(warp, Rigid) else "l2e"
+    options = Options(
+        variant=variant,
+        symmetric=bool(symmetric),
+        pairs_only=pairs is not None and _checks.is_one(pair_weight),
+        centre=bool(centre),
+        num_starts=num_starts,
+        num_steps=num_steps,
+        optimiser=optimiser,
+    )
+    data = Data(*clouds, indices, share)
+    solution = anneal(data, warp.astype(work), levels, options)
+    points = solution.points.astype(dtype)
+    return Solution(solution.map, points, solution.stats)
+
+
+def _cloud(name: str, points: Array, weights: Any, normals: Any) -> Cloud:
+    shape = points.shape[:1]
+    masses = _checks.as_weights(f"{name}_weights", weights, shape, points.dtype)
+    masses = jnp.ones_like(points[:, 0]) if masses is None else masses
+    masses = masses / jnp.max(masses)
+    if normals is not None:
+        normals = _checks.as_float(f"{name}_normals", normals).astype(points.dtype)
+        _checks.check_unit_normals(f"{name}_normals", normals, points.shape)
+    return Cloud(points, masses / jnp.sum(masses), normals)
+
+
+def _levels(
+    bandwidths: Any, concentrations: Any, bending: Any, radius: Array
+) -> Levels:
+    """The numbers of each level, in the units of the points."""
+    if bandwidths is None:
+        halvings = jnp.arange(_LEVELS, dtype=radius.dtype)
+        widths = radius * _COARSEST * 0.5**halvings
+    else:
+        widths = _checks.as_float("bandwidths", bandwidths).astype(radius.dtype)
+        _checks.check_bandwidths("bandwidths", widths)
+    if concentrations is None:
+        concentrations = (_COARSEST * radius / widths) ** 2
+    if bending is None:
+        bending = _BENDING * widths / radius
+    named = (("concentrations", concentrations), ("bending", bending))
+    values = [widths]
+    for name, value in named:
+        value = _checks.as_float(name, value).astype(radius.dtype)
+        _checks.check_one_or_each(name, value, len(widths), "level")
+        values.append(jnp.broadcast_to(value, widths.shape))
+    return Levels(*values)

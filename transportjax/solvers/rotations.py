@@ -1,0 +1,61 @@
+"""Rotations spread evenly, from which to start."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from transportjax.maps import Rigid
+
+
+def turned(map: Rigid, num: int) -> list[Rigid]:
+    """The map followed by rotations about the image of the origin, itself first.
+
+    References:
+        Alexa (2022), Super-Fibonacci spirals: fast, low-discrepancy sampling of SO(3).
+    """
+    if map.rotation.ndim == 0:
+        angles = [2 * math.pi * k / num for k in range(num)]
+        return [Rigid(map.rotation + angle, map.translation) for angle in angles]
+    turns = jnp.asarray(spread_quaternions(num), map.rotation.dtype)
+    return [
+        Rigid(quaternion_product(turn, map.rotation), map.translation) for turn in turns
+    ]
+
+
+def spread_quaternions(num: int) -> np.ndarray:
+    """`num` unit quaternions (x, y, z, w) all around, the identity first."""
+    sqrt2, psi = math.sqrt(2), 1.533751168755204  # psi^4 = psi + 4
+    steps = np.arange(num) + 0.5
+    inner, outer = np.sqrt(steps / num), np.sqrt(1 - steps / num)
+    one, two = 2 * np.pi * steps / sqrt2, 2 * np.pi * steps / psi
+    spiral = np.stack(
+        [
+            inner * np.sin(one),
+            inner * np.cos(one),
+            outer * np.sin(two),
+            outer * np.cos(two),
+        ],
+        axis=1,
+    )
+    back = spiral[0] * np.array([-1, -1, -1, 1])
+    return np.stack([np.asarray(_product(q, back)) for q in spiral])
+
+
+def quaternion_product(
+    left: Float[Array, "4"], right: Float[Array, "4"]
+) -> Float[Array, "4"]:
+    """The rotation `right` followed by `left`."""
+    return jnp.stack(_product(left, right))
+
+
+def _product(left: Array | np.ndarray, right: Array | np.ndarray) -> list:
+    a, b, c, w = left
+    x, y, z, v = right
+    return [
+        w * x + v * a + b * z - c * y,
+        w * y + v * b + c * x - a * z,
+        w * z + v * c + a * y - b * x,
+        w * v - a * x - b * y - c * z,
+    ]
