@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 def mesh(dtype=np.float64, **more):
     """Seven points of space at the corners of three triangles."""
     points = RNG.normal(size=(7, 3)).astype(dtype) * np.float32(1e5)
-    normals = RNG.normal(size=(7, 3)).astype(dtype)
+    normals = RNG.normal(size=(7, 3)).astype(dtype) * np.float32(1e-3)
     faces = np.array([[0, 1, 2], [3, 4, 5], [6, 0, 2]])
     return Shape(points, normals, faces, **more)
 

@@ -153,7 +153,13 @@ def obj_bytes(shape: Shape) -> bytes:
     else:
         mesh = trimesh.PointCloud(shape.points, colors=shape.colours)
     has_normals = shape.faces is not None and shape.normals is not None
+    # decimals, not digits: enough for coordinates down to a millionth
+    digits = 15 if shape.points.dtype == np.float32 else 23
     text = trimesh.exchange.obj.export_obj(
-        mesh, include_normals=has_normals, digits=17, header=None, write_texture=False
+        mesh,
+        include_normals=has_normals,
+        digits=digits,
+        header=None,
+        write_texture=False,
     )
     return text.encode()
