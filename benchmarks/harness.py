@@ -240,10 +240,13 @@ def _plot(report: dict, path: pathlib.Path) -> None:
         ticks.append(row + (size - 1) / 2)
         row += size + 1  # a gap between the cases
     figure, axes = plt.subplots(figsize=(8, 1.5 + 0.14 * row), layout="constrained")
-    for name in rivals:
+    palette = plt.get_cmap("tab10" if len(rivals) <= 10 else "tab20")
+    for number, name in enumerate(rivals):
         mine = [i for i, record in enumerate(results) if record["rival"] == name]
         lengths = [results[i][key] for i in mine]
-        axes.barh([rows[i] for i in mine], lengths, 0.9, label=name)
+        axes.barh(
+            [rows[i] for i in mine], lengths, 0.9, color=palette(number), label=name
+        )
     axes.set_yticks(ticks, cases)
     axes.set_ylim(row - 1, -1)
     axes.set_xscale("log")
