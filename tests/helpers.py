@@ -4,6 +4,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -44,3 +45,13 @@ def check_gradient(function, *args, eps=1e-6, rtol=1e-6, atol=1e-8):
     reverse = sum(jnp.vdot(g, t) for g, t in zip(grads, tangents, strict=True))
     np.testing.assert_allclose(forward, numeric, rtol=rtol, atol=atol)
     np.testing.assert_allclose(reverse, forward, rtol=1e-9, atol=1e-10)
+
+
+def perturbed(tree, key, size=0.1):
+    """The tree with noise of the given size on every leaf."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jr.split(key, len(leaves))
+    moved = [
+        x + size * jr.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, moved)

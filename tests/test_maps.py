@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import assert_close, check_gradient, tolerance
+from helpers import assert_close, check_gradient, perturbed, tolerance
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from transportjax import maps as tm
@@ -82,6 +82,28 @@ def _warp(key, d, kind=tm.ThinPlateSpline, size=0.03):
     return eqx.tree_at(lambda w: (w.matrix, w.shift, w.coefficients), warp, leaves)
 
 
+def _coupling(key, kind=tm.AffineCoupling, dim=3, num_conditions=0, **more):
+    more = {"width": 8, "num_conditions": num_conditions, **more}
+    return perturbed(kind.create(key, dim, **more), jr.fold_in(key, 1))
+
+
+def _mixed(key):
+    return tm.Chain((tm.Permutation(jnp.array([2, 0, 1])), _coupling(key, depth=1)))
+
+
+def _continuous(key, probes=False):
+    field = tm.VelocityField.create(key, 2, width=8, depth=1)
+    field = perturbed(field, jr.fold_in(key, 1), 0.2)
+    # the two signs of a Hadamard matrix: the estimate is exact
+    signs = jnp.array([[1, 1], [1, -1]], "int8") if probes else None
+    return tm.ContinuousMap(field, signs)
+
+
+def _support(key):
+    bounds = jnp.array([[-20.0, 30.0], [-25.0, jnp.inf], [-jnp.inf, 25.0]])
+    return tm.SupportMap(bounds[:, 0], bounds[:, 1])
+
+
 # name: (maker of a map of the default dtype from a key, shape of an event)
 MAKERS = {
     "affine": (_affine, (3,)),
@@ -98,6 +120,22 @@ MAKERS = {
     "thin plate": (lambda key: _warp(key, 3), (3,)),
     "thin plate, plane": (lambda key: _warp(key, 2), (2,)),
     "Gaussian warp": (lambda key: _warp(key, 3, tm.GaussianWarp, 0.2), (3,)),
+    "permutation": (lambda key: tm.Permutation(jnp.array([2, 0, 1])), (3,)),
+    "Householder": (lambda key: tm.Householder.create(key, 3, num=2), (3,)),
+    "Cayley": (lambda key: tm.Cayley(jnp.eye(3)[::-1], jr.normal(key, (3,))), (3,)),
+    "support": (_support, (3,)),
+    "affine coupling": (_coupling, (3,)),
+    "conditional coupling": (
+        lambda key: _coupling(key, num_conditions=2, split=0, depth=1),
+        (3,),
+    ),
+    "spline coupling": (lambda key: _coupling(key, tm.SplineCoupling), (3,)),
+    "scan of couplings": (
+        lambda key: tm.Scan(jax.vmap(_mixed)(jr.split(key, 2))),
+        (3,),
+    ),
+    "continuous": (_continuous, (2,)),
+    "continuous, estimated": (lambda key: _continuous(key, probes=True), (2,)),
     "chain": (lambda key: tm.Chain((_affine(key), _sliced(key))), (3,)),
     "scan": (lambda key: tm.Scan(jax.vmap(_sliced)(jr.split(key, 4))), (3,)),
     "scan of numbers": (lambda key: tm.Scan(_linear(key, p=3)), ()),

@@ -8,16 +8,32 @@ from .affine import (
 from .bijection import AbstractBijection as AbstractBijection
 from .cdl import ColourDecision as ColourDecision
 from .compose import Chain as Chain, Invert as Invert, Scan as Scan
+from .conditioner import Conditioner as Conditioner
 from .container import ModelFileError as ModelFileError, read_header as read_header
+from .continuous import (
+    ContinuousMap as ContinuousMap,
+    VelocityField as VelocityField,
+)
+from .coupling import (
+    AffineCoupling as AffineCoupling,
+    SplineCoupling as SplineCoupling,
+)
 from .grid import MonotoneGrid as MonotoneGrid
 from .io import load as load, save as save
 from .monotone import MonotoneLinear as MonotoneLinear
 from .normals import transport_normals as transport_normals
 from .radial import GaussianWarp as GaussianWarp
 from .rigid import Rigid as Rigid
+from .roles import given as given, trainable_leaves as trainable_leaves
+from .rotations import (
+    Cayley as Cayley,
+    Householder as Householder,
+    Permutation as Permutation,
+)
 from .sliced import SlicedMap as SlicedMap
 from .sliced_step import SlicedStep as SlicedStep
 from .spline import RationalQuadraticSpline as RationalQuadraticSpline
+from .supports import SupportMap as SupportMap
 from .thin_plate import (
     ThinPlateSpline as ThinPlateSpline,
     thin_plate_fit as thin_plate_fit,

@@ -19,32 +19,46 @@ from .affine import Affine
 from .bijection import AbstractBijection
 from .cdl import ColourDecision
 from .compose import Chain, Invert, Scan
+from .conditioner import Conditioner
 from .container import DTYPES, ModelFileError, Path, read_file, write_file
+from .continuous import ContinuousMap, VelocityField
+from .coupling import AffineCoupling, SplineCoupling
 from .grid import MonotoneGrid
 from .monotone import MonotoneLinear
 from .radial import GaussianWarp
 from .rigid import Rigid
+from .rotations import Cayley, Householder, Permutation
 from .sliced import SlicedMap
 from .sliced_step import SlicedStep
 from .spline import RationalQuadraticSpline
+from .supports import SupportMap
 from .thin_plate import ThinPlateSpline
 
 # The classes that a file may hold. A new map that can be saved gets its line here; a
 # name that was released stays.
 _CLASSES: dict[str, type[eqx.Module]] = {
     "Affine": Affine,
+    "AffineCoupling": AffineCoupling,
+    "Cayley": Cayley,
     "Chain": Chain,
     "ColourDecision": ColourDecision,
+    "Conditioner": Conditioner,
+    "ContinuousMap": ContinuousMap,
     "GaussianWarp": GaussianWarp,
+    "Householder": Householder,
     "Invert": Invert,
     "MonotoneGrid": MonotoneGrid,
     "MonotoneLinear": MonotoneLinear,
+    "Permutation": Permutation,
     "RationalQuadraticSpline": RationalQuadraticSpline,
     "Rigid": Rigid,
     "Scan": Scan,
     "SlicedMap": SlicedMap,
     "SlicedStep": SlicedStep,
+    "SplineCoupling": SplineCoupling,
+    "SupportMap": SupportMap,
     "ThinPlateSpline": ThinPlateSpline,
+    "VelocityField": VelocityField,
 }
 _MAX_DEPTH = 64
 

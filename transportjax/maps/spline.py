@@ -132,32 +132,32 @@ class RationalQuadraticSpline(AbstractBijection):
         knots = cumulate(self.log_widths)
         inside, below, above = _split(x - self.x0, knots[-1])
         b = self._bin(knots, inside)
-        t = _at_most_one((inside - b.x) / jnp.exp(b.log_width))
-        y = b.y + jnp.exp(b.log_height) * _bin_value(t, b)
+        t = at_most_one((inside - b.x) / jnp.exp(b.log_width))
+        y = b.y + jnp.exp(b.log_height) * bin_value(t, b)
         first, last = jnp.exp(self.log_derivatives[jnp.array([0, -1])])
-        return self.y0 + y + first * below + last * above, _bin_log_slope(t, 1 - t, b)
+        return self.y0 + y + first * below + last * above, bin_log_slope(t, 1 - t, b)
 
     def _backward(self, y: Array) -> tuple[Array, Array]:
         knots = cumulate(self.log_heights)
         inside, below, above = _split(y - self.y0, knots[-1])
         b = self._bin(knots, inside)
-        r = _at_most_one((inside - b.y) / jnp.exp(b.log_height))
-        t, rest = _bin_inverse(r, b)
+        r = at_most_one((inside - b.y) / jnp.exp(b.log_height))
+        t, rest = bin_inverse(r, b)
         x = b.x + jnp.exp(b.log_width) * t
         first, last = jnp.exp(-self.log_derivatives[jnp.array([0, -1])])
-        return self.x0 + x + first * below + last * above, -_bin_log_slope(t, rest, b)
+        return self.x0 + x + first * below + last * above, -bin_log_slope(t, rest, b)
 
-    def _bin(self, knots: Array, inside: Array) -> "_Bin":
+    def _bin(self, knots: Array, inside: Array) -> "Bin":
         """What the formulas need of the bin between two `knots` that holds `inside`."""
         if self.log_widths.shape[0] == 0:
             zero, d = jnp.zeros_like(inside), self.log_derivatives[0]
-            return _Bin(zero, zero, zero, d, zero, zero)
+            return Bin(zero, zero, zero, d, zero, zero)
         # the last knot belongs to the last bin
         index = count_below(knots[1:-1], inside)
         log_width = lookup(self.log_widths, index)
         log_height = lookup(self.log_heights, index)
         log_slope = log_height - log_width
-        return _Bin(
+        return Bin(
             lookup(cumulate(self.log_widths), index),
             lookup(cumulate(self.log_heights), index),
             log_width,
@@ -167,7 +167,7 @@ class RationalQuadraticSpline(AbstractBijection):
         )
 
 
-class _Bin(NamedTuple):
+class Bin(NamedTuple):
     """One bin; `log_start` and `log_end` are its end slopes over its mean slope."""
 
     x: Array
@@ -186,12 +186,13 @@ class _Bin(NamedTuple):
 # equation for t/u,
 #     (1 - r) (t/u)^2 + b (t/u) - r = 0,   b = e0 (1 - r) - e1 r,
 # whose discriminant b^2 + 4 r (1 - r) is a sum of positive terms as well.
-def _bin_value(t: Array, b: _Bin) -> Array:
+def bin_value(t: Array, b: Bin) -> Array:
+    """The r in [0, 1] of t in [0, 1], both in units of the bin."""
     start, end, rest = jnp.exp(b.log_start), jnp.exp(b.log_end), 1 - t
     return t * (t + start * rest) / _bin_denominator(t, rest, start + end)
 
 
-def _bin_log_slope(t: Array, rest: Array, b: _Bin) -> Array:
+def bin_log_slope(t: Array, rest: Array, b: Bin) -> Array:
     """The logarithm of dy/dx inside a bin, at t with t + rest = 1."""
     start, end = jnp.exp(b.log_start), jnp.exp(b.log_end)
     numerator = end * t**2 + 2 * t * rest + start * rest**2
@@ -204,7 +205,7 @@ def _bin_denominator(t: Array, rest: Array, slopes: Array) -> Array:
     return t**2 + slopes * t * rest + rest**2
 
 
-def _bin_inverse(r: Array, b: _Bin) -> tuple[Array, Array]:
+def bin_inverse(r: Array, b: Bin) -> tuple[Array, Array]:
     """The t in [0, 1] whose value is r, and 1 - t."""
     above = 1 - r
     linear = jnp.exp(b.log_start) * above - jnp.exp(b.log_end) * r
@@ -227,6 +228,6 @@ def _split(x: Array, end: Array) -> tuple[Array, Array, Array]:
     return inside, jnp.where(is_below, x, zero), jnp.where(is_above, x - end, zero)
 
 
-def _at_most_one(t: Array) -> Array:
+def at_most_one(t: Array) -> Array:
     """min(t, 1) against rounding, with the derivative of t where t is one."""
     return jnp.where(t > 1, jnp.ones_like(t), t)

@@ -1,0 +1,94 @@
+"""The network that tells a coupling layer what to do."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from transportjax import _checks
+
+from .bijection import as_leaf
+
+
+class Conditioner(eqx.Module):
+    """A multilayer perceptron whose leaves are all arrays; SiLU after hidden layers.
+
+    A new one gives zeros, because its last layer starts at zero: a layer that asks it
+    for its parameters starts as the identity.
+
+    Differentiable in the input and in the leaves, any number of times.
+
+    Args:
+        first: weights of the first layer, (width, inputs).
+        first_bias: its biases, (width,).
+        hidden: weights of the further hidden layers, (depth - 1, width, width).
+        hidden_bias: their biases, (depth - 1, width).
+        last: weights of the last layer, (outputs, width).
+        last_bias: its biases, (outputs,).
+
+    Example:
+        >>> import jax.numpy as jnp, jax.random as jr
+        >>> from transportjax.maps import Conditioner
+        >>> network = Conditioner.create(jr.key(0), 3, 2, width=8, depth=2)
+        >>> print(network(jnp.ones(3)))
+        [0. 0.]
+    """
+
+    first: Float[Array, "width inputs"] = eqx.field(converter=as_leaf)
+    first_bias: Float[Array, " width"] = eqx.field(converter=as_leaf)
+    hidden: Float[Array, "more width width"] = eqx.field(converter=as_leaf)
+    hidden_bias: Float[Array, "more width"] = eqx.field(converter=as_leaf)
+    last: Float[Array, "outputs width"] = eqx.field(converter=as_leaf)
+    last_bias: Float[Array, " outputs"] = eqx.field(converter=as_leaf)
+
+    @classmethod
+    def create(
+        cls,
+        key: PRNGKeyArray,
+        num_inputs: int,
+        num_outputs: int,
+        *,
+        width: int = 64,
+        depth: int = 2,
+    ) -> "Conditioner":
+        """A network with `depth` hidden layers, random but for the last layer: zero.
+
+        The weights of a layer with n inputs have a variance of 2 / n (He's rule).
+
+        Args:
+            key: a random key.
+            num_inputs: length of the input, 0 for a network that is a constant.
+            num_outputs: length of the output.
+            width: of the hidden layers.
+            depth: number of hidden layers.
+
+        Raises:
+            ValueError: counts out of range.
+        """
+        _checks.check_count("num_inputs", num_inputs, 0)
+        for name, count in (
+            ("num_outputs", num_outputs),
+            ("width", width),
+            ("depth", depth),
+        ):
+            _checks.check_count(name, count)
+        first_key, hidden_key = jr.split(key)
+        scale = (2 / max(num_inputs, 1)) ** 0.5
+        return cls(
+            scale * jr.normal(first_key, (width, num_inputs)),
+            jnp.zeros(width),
+            (2 / width) ** 0.5 * jr.normal(hidden_key, (depth - 1, width, width)),
+            jnp.zeros((depth - 1, width)),
+            jnp.zeros((num_outputs, width)),
+            jnp.zeros(num_outputs),
+        )
+
+    def __call__(self, x: ArrayLike) -> Float[Array, " outputs"]:
+        """The output for one input, (inputs,)."""
+        z = jax.nn.silu(self.first @ x + self.first_bias)
+        # written out: the layers are few, and a loop inside a loop over maps is slow
+        for weights, bias in zip(self.hidden, self.hidden_bias, strict=True):
+            z = jax.nn.silu(weights @ z + bias)
+        return self.last @ z + self.last_bias
