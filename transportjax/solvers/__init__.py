@@ -2,6 +2,11 @@
 
 from .gaussianise import gaussianise as gaussianise
 from .idt import idt as idt
+from .minimise import (
+    Minimisation as Minimisation,
+    MinimiseState as MinimiseState,
+    minimise as minimise,
+)
 from .register import register as register
 from .sliced_flow import sliced_flow as sliced_flow
 from .solution import Solution as Solution

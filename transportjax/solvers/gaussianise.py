@@ -105,7 +105,7 @@ def gaussianise(
     weights = as_weights("weights", weights, source.shape[:1], source.dtype)
     if directions is None:
         directions = OrthonormalDirections()
-    whiten = _whitening(source, weights)
+    whiten = whitening("source", source, weights)
     layers, points, cost = _gaussianise(
         jax.vmap(whiten)(source),
         weights,
@@ -119,12 +119,12 @@ def gaussianise(
     return Solution(Chain((whiten, layers)), points, {"cost": cost})
 
 
-def _whitening(
-    source: Float[Array, "n d"], weights: Float[Array, " n"] | None
+def whitening(
+    name: str, source: Float[Array, "n d"], weights: Float[Array, " n"] | None
 ) -> Affine:
-    """The symmetric map to mean zero and identity covariance."""
+    """The symmetric map to mean zero and identity covariance; errors tell the name."""
     mean, cov = moments(source, weights)
-    check_spread("source", source.shape, cov)
+    check_spread(name, source.shape, cov)
     return gaussian_map(
         mean, cov, jnp.zeros_like(mean), jnp.eye(*cov.shape, dtype=cov.dtype)
     )
