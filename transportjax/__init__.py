@@ -2,13 +2,17 @@
 
 Functions on arrays (`transportjax.onedim`, `transportjax.sliced`,
 `transportjax.mixtures`), maps that are pytrees (`transportjax.maps`), solvers that
-return maps (`transportjax.solvers`), and pictures and shapes (`transportjax.apps`). The
-core is here, flat: `import transportjax as tj`.
+return maps (`transportjax.solvers`), learnable laws (`transportjax.flows`), pictures
+and shapes (`transportjax.apps`). The core is here, flat: `import transportjax as tj`.
 """
 
 __version__ = "0.1.0"
 
 from transportjax.apps import colour_transfer as colour_transfer
+from transportjax.flows import (
+    Flow as Flow,
+    maximum_likelihood as maximum_likelihood,
+)
 from transportjax.maps import (
     AbstractBijection as AbstractBijection,
     Affine as Affine,
@@ -145,6 +149,7 @@ from transportjax.solvers import (
     Solution as Solution,
     gaussianise as gaussianise,
     idt as idt,
+    minimise as minimise,
     register as register,
     sliced_flow as sliced_flow,
 )

@@ -1,0 +1,71 @@
+"""How straight the ways of points are, and what each step of them costs."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from transportjax import _checks
+
+
+def step_costs(clouds: ArrayLike) -> Float[Array, " l"]:
+    """The mean of |x_l - x_(l-1)|^2 over the points, for each step of a transport.
+
+    Differentiable.
+
+    Args:
+        clouds: the same n points before the first of l steps and after each of them,
+            (l + 1, n, d): the rows of `ContinuousMap.trajectory`, or the outputs of
+            the layers of a `Scan`.
+
+    Returns:
+        The cost of each step, in units of the points squared.
+
+    Raises:
+        ValueError: another shape, fewer than two clouds, NaN or infinity.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from transportjax.diagnostics import step_costs
+        >>> print(step_costs(jnp.array([[[0.0]], [[1.0]], [[3.0]]])))
+        [1. 4.]
+    """
+    return jnp.mean(jnp.sum(_steps(clouds) ** 2, axis=-1), axis=-1)
+
+
+def path_curvature(clouds: ArrayLike) -> Float[Array, ""]:
+    """E of the integral over [0, 1] of |dx/dt - (x(1) - x(0))|^2, from places in time.
+
+    Zero if and only if all points move along straight lines at constant speed; then one
+    step does the work of all. Divided by the mean of |x(1) - x(0)|^2 it has no unit.
+
+    Differentiable.
+
+    Args:
+        clouds: the same n points at l + 1 equally spaced times, (l + 1, n, d).
+
+    Returns:
+        The curvature, in units of the points squared.
+
+    Raises:
+        ValueError: another shape, fewer than two clouds, NaN or infinity.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from transportjax.diagnostics import path_curvature
+        >>> print(path_curvature(jnp.array([[[0.0]], [[1.0]], [[2.0]]])))
+        0.0
+
+    References:
+        Liu, Gong and Liu (2023), Flow straight and fast: learning to generate and
+        transfer data with rectified flow, section 2.2.
+    """
+    steps = _steps(clouds)
+    bends = steps - jnp.mean(steps, axis=0, keepdims=True)
+    return len(steps) * jnp.sum(jnp.mean(jnp.sum(bends**2, axis=-1), axis=-1))
+
+
+def _steps(clouds: ArrayLike) -> Float[Array, "l n d"]:
+    clouds = _checks.as_float("clouds", clouds)
+    _checks.check_clouds("clouds", clouds)
+    _checks.check_num_clouds("clouds", len(clouds), 2)
+    return jnp.diff(clouds, axis=0)
