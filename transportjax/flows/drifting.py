@@ -22,6 +22,8 @@ from transportjax._sharding import explicit_mesh_guard
 from transportjax.mixtures import kernel_density, l2_divergence
 from transportjax.onedim import quantile_transfer
 from transportjax.sliced import haar_rotation
+from transportjax.sliced.distance import root_of_cost
+from transportjax.sliced.pair import checked_pair
 
 from .distances import squared_distances
 
@@ -113,7 +115,7 @@ def _two_sided(
     targets = jnp.concatenate([repelling, y])
     ones = jnp.ones_like
     weights = jnp.concatenate([ones(x), weight * ones(extra), ones(y)])[:, 0]
-    distances = _root(squared_distances(x, targets))
+    distances = root_of_cost(squared_distances(x, targets), 2)
     # as a mean over the samples of weighted means over the targets
     mean = jnp.mean(distances @ weights) / jnp.sum(weights)
     mean = jnp.where(mean > 0, mean, 1)
@@ -126,7 +128,7 @@ def _two_sided(
         repel, attract = jnp.split(shares, [len(repelling)], axis=1)
         field = _exchange(attract, y, repel, repelling)
         if equalise:
-            size = _root(jnp.mean((field / unit) ** 2))
+            size = root_of_cost(jnp.mean((field / unit) ** 2), 2)
             field = field / jnp.where(size > 0, size, 1)
         return total + field, None
 
@@ -146,12 +148,6 @@ def _exchange(attract: Array, y: Array, repel: Array, z: Array) -> Array:
     pull = jnp.sum(repel, axis=1, keepdims=True) * (attract @ (y - middle))
     push = jnp.sum(attract, axis=1, keepdims=True) * (repel @ (z - middle))
     return pull - push
-
-
-def _root(squares: Array) -> Array:
-    """The square root, with a derivative of zero at zero."""
-    is_positive = squares > 0
-    return jnp.where(is_positive, jnp.sqrt(jnp.where(is_positive, squares, 1)), 0)
 
 
 @explicit_mesh_guard
@@ -290,13 +286,9 @@ def sliced_drift(
         of measures. Pitie, Kokaram and Dahyot (2007), Automated colour grading using
         colour distribution transfer.
     """
-    x, y = _checks.common_float(("x", x), ("y", y))
-    _checks.check_points("x", x)
-    _checks.check_points("y", y, x.shape[1])
+    pair, dtype = checked_pair(x, y)
     _checks.check_count("num_rotations", num_rotations)
-    work = _checks.working_dtype(x.dtype)
-    keys = jr.split(key, num_rotations)
-    return _sliced(keys, x.astype(work), y.astype(work)).astype(x.dtype)
+    return _sliced(jr.split(key, num_rotations), pair.x, pair.y).astype(dtype)
 
 
 @jax.jit
@@ -313,13 +305,9 @@ def _sliced(keys: Array, x: Array, y: Array) -> Array:
 
 def _prepared(x: Any, y: Any, bandwidth: Any) -> tuple[Array, Array, Array, Any]:
     """The arguments, checked, in the precision to compute with; the dtype of both."""
-    x, y = _checks.common_float(("x", x), ("y", y))
-    _checks.check_points("x", x)
-    _checks.check_points("y", y, x.shape[1])
+    pair, dtype = checked_pair(x, y)
     _checks.check_number("bandwidth", bandwidth, 0, open_low=True)
-    work = _checks.working_dtype(x.dtype)
-    h = jnp.asarray(bandwidth).astype(work)
-    return x.astype(work), y.astype(work), h, x.dtype
+    return pair.x, pair.y, jnp.asarray(bandwidth).astype(pair.x.dtype), dtype
 
 
 def drift_loss(x: ArrayLike, field: ArrayLike) -> Float[Array, ""]:

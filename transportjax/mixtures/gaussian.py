@@ -66,7 +66,7 @@ class GaussianMixture(eqx.Module):
         if weights is not None:
             named.append(("weights", weights))
         means, covariances, *given = _checks.common_float(*named)
-        weights = given[0] if given else _uniform(means)
+        weights = given[0] if given else uniform_weights(means)
         _checks.check_mixture(means, covariances, weights)
         self.means, self.covariances, self.weights = means, covariances, weights
 
@@ -143,10 +143,16 @@ def kernel_density(
     return GaussianMixture(points, (bandwidth**2)[None], weights)
 
 
-def _uniform(means: Array) -> Array:
-    if means.ndim != 2 or means.shape[0] < 1:  # a mistake that the checks report
-        return jnp.ones_like(means, shape=(1,))
-    return jnp.full_like(means, 1 / means.shape[0], shape=means.shape[:1])
+def uniform_weights(rows: Array) -> Array:
+    """1/k for each of k rows; one weight for an array that a check will refuse."""
+    num = rows.shape[0] if rows.ndim == 2 and rows.shape[0] > 0 else 1
+    return jnp.full_like(rows, 1 / num, shape=(num,))
+
+
+def choose_components(key: PRNGKeyArray, weights: Array, num: int) -> Array:
+    """Indices of components, each with its share of the weights."""
+    share = jax.lax.stop_gradient(weights / jnp.sum(weights))
+    return jr.choice(key, len(share), (num,), p=share)
 
 
 # --- inner products ----------------------------------------------------------------
@@ -271,8 +277,7 @@ def _sample(mixture: GaussianMixture, key: PRNGKeyArray, num: int) -> Array:
     _checks.check_signed_weights("weights", weights, len(weights), positive=True)
     work = _checks.working_dtype(weights.dtype)
     choose, draw = jr.split(key)
-    share = jax.lax.stop_gradient(weights.astype(work) / jnp.sum(weights.astype(work)))
-    index = jr.choice(choose, len(share), (num,), p=share)
+    index = choose_components(choose, weights.astype(work), num)
     dim = mixture.means.shape[1]
     noise = jr.normal(draw, (num, dim), work)
     covariances = mixture.covariances.astype(work)

@@ -13,18 +13,21 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from transportjax import _checks
 from transportjax._sharding import explicit_mesh_guard
 
-from .gaussian import GaussianMixture, log_gaussian_product
+from .gaussian import (
+    GaussianMixture,
+    choose_components,
+    log_gaussian_product,
+    uniform_weights,
+)
 from .pair_sums import Side, log_sum_of_pairs
 from .von_mises_fisher import (
     VonMisesFisherMixture,
-    choose_components,
     draw_directions,
     fisher_items,
     log_axis_density,
     log_axis_product,
     log_fisher_density,
     log_fisher_product,
-    uniform_weights,
     unit_rows,
 )
 

@@ -36,7 +36,7 @@ from transportjax import _checks
 from transportjax._sharding import explicit_mesh_guard
 
 from .bessel import bessel_ratio, log_mass, resultant_deficit
-from .gaussian import squared_norm
+from .gaussian import choose_components, squared_norm, uniform_weights
 from .pair_sums import Side, log_sum_of_pairs
 
 _MOST_ROUNDS = 200  # of rejection; each accepts 65 % or more
@@ -132,12 +132,6 @@ class VonMisesFisherMixture(eqx.Module):
             Wood (1994), Simulation of the von Mises Fisher distribution.
         """
         return _sample(self, key, num)
-
-
-def uniform_weights(rows: Array) -> Array:
-    """1/k for each of k rows; one weight for an array that a check will refuse."""
-    num = rows.shape[0] if rows.ndim == 2 and rows.shape[0] > 0 else 1
-    return jnp.full_like(rows, 1 / num, shape=(num,))
 
 
 def unit_rows(x: Array) -> Array:
@@ -268,12 +262,6 @@ def _sample(mixture: VonMisesFisherMixture, key: PRNGKeyArray, num: int) -> Arra
         draw, directions, concentrations, index, symmetric=mixture.symmetric
     )
     return samples.astype(weights.dtype)
-
-
-def choose_components(key: PRNGKeyArray, weights: Array, num: int) -> Array:
-    """Indices of components, each with its share of the weights."""
-    share = lax.stop_gradient(weights / jnp.sum(weights))
-    return jr.choice(key, len(share), (num,), p=share)
 
 
 @functools.partial(jax.jit, static_argnames="symmetric")
