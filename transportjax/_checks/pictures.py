@@ -164,11 +164,16 @@ def check_method_in_space(method: str, space: str) -> None:
             "`method` 'l2' works on colour pictures, in spaces of two or three "
             f"channels; got the space {space!r}."
         )
+    if method == "l2-published" and space not in ("rgb", "lab"):
+        raise ValueError(
+            "`method` 'l2-published' works on colour pictures in the spaces 'rgb' and "
+            f"'lab' only; got the space {space!r}."
+        )
 
 
 def check_paired_pictures(method: str, source: tuple, palette: tuple) -> None:
     """Raises unless pixels can be taken as pairs."""
-    if method != "l2":
+    if method not in ("l2", "l2-published"):
         raise ValueError(f"`pairs` needs the method 'l2'; got {method!r}.")
     if source[:2] != palette[:2]:
         raise ValueError(

@@ -34,16 +34,18 @@ from .colour_map import (
     channels,
     in_blocks,
 )
-from .l2_colour import NUM_PAIRS, fit_l2, fit_l2_pairs
+from .l2_colour import NUM_PAIRS, fit_l2, fit_l2_pairs, fit_l2_published
 from .picture import from_unit, to_unit
 from .reduction import find_distinct, sample_colours, valid_colours
 from .regrain import regrain
 
-METHODS = ("idt", "flow", "mkl", "cdl", "l2")
+METHODS = ("idt", "flow", "mkl", "cdl", "l2", "l2-published")
 
 _LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # ITU-R BT.709, encoded values
-_SAMPLE_SIZES = {"idt": 1 << 14, "flow": 1 << 13, "cdl": 1 << 11, "l2": 1 << 13}
+_SAMPLE_SIZES = {"idt": 1 << 14, "flow": 1 << 13, "cdl": 1 << 11}
+_SAMPLE_SIZES |= {"l2": 1 << 13, "l2-published": 1 << 13}
 _NUM_STEPS = {"idt": 12, "flow": 24, "mkl": 1, "cdl": 200, "l2": 200}
+_NUM_STEPS |= {"l2-published": 1000}
 
 
 def fit_colour_map(
@@ -74,12 +76,13 @@ def fit_colour_map(
             between Gaussians: smooth, keeps the look of the source; "cdl", the ten
             numbers of an ASC colour decision, which grading programs read; "l2", a
             thin plate spline that moves main colours onto main colours: smooth, and
-            what one of the pictures has alone hardly counts.
+            what one of the pictures has alone hardly counts; "l2-published", the
+            same with the settings of Grogan and Dahyot (2019), to compare with.
         space: where the transfer takes place: "rgb", "linear" (light), "lab", "oklab";
             "luma" moves the lightness alone, "chroma" the colour alone (of CIELAB).
         strength: share of the displacement, 0 (no change) to 1.
         num_steps: steps of "idt" (None: 12), "flow" (24), "cdl" (200) or, at each of
-            its levels, "l2" (200).
+            its levels, "l2" (200) or "l2-published" (1000).
         seed: of the sampling and of the directions.
         mask: (h, w), True (or > 0.5) where the source counts for the fit.
         palette_mask: the same for the palette.
@@ -92,6 +95,7 @@ def fit_colour_map(
     Raises:
         ValueError: arrays that are no pictures, unknown names, empty masks; "cdl" of a
             grey picture, or in another space than "rgb"; "l2" of one, or of "luma";
+            "l2-published" in another space than "rgb" or "lab";
             pairs of pictures of different sizes.
     """
     check_choice("method", method, METHODS)
@@ -115,7 +119,7 @@ def fit_colour_map(
         check_paired_pictures(method, source.shape, palette.shape)
     pictures = tuple(zip((source, palette), masks, strict=True))
     if pairs:
-        fitted = _fit_pairs(pictures, space, num_steps, seed)
+        fitted = _fit_pairs(method, pictures, space, num_steps, seed)
     elif method == "mkl":
         fitted = _fit_mkl(pictures, space)
     else:
@@ -147,6 +151,8 @@ def _fit_samples(
         return fit_cdl(x, y, key=key, num_steps=num_steps)
     if method == "l2":
         return fit_l2(x, y, key=key, num_steps=num_steps)
+    if method == "l2-published":
+        return fit_l2_published(x, y, key=key, space=space, num_steps=num_steps)
     if method == "flow":
         return sliced_flow(x, y, key=key, num_steps=num_steps).map
     # bins as fine as shadows need in linear light, or next to values far above white
@@ -156,7 +162,7 @@ def _fit_samples(
 
 
 def _fit_pairs(
-    pictures: tuple[_Masked, ...], space: str, num_steps: int, seed: int
+    method: str, pictures: tuple[_Masked, ...], space: str, num_steps: int, seed: int
 ) -> AbstractBijection:
     """From random pixels of two pictures of one size, where both count."""
     counts = np.ones(pictures[0][0].shape[:2], bool)
@@ -172,7 +178,10 @@ def _fit_pairs(
         _to_space(to_unit(pixels.reshape(-1, pixels.shape[-1])[chosen]), space)
         for pixels, _ in pictures
     )
-    return fit_l2_pairs(x, y, num_steps=num_steps)
+    if method == "l2":
+        return fit_l2_pairs(x, y, num_steps=num_steps)
+    key = jr.key(seed, impl="threefry2x32")
+    return fit_l2_published(x, y, key=key, space=space, pairs=True, num_steps=num_steps)
 
 
 def _fit_mkl(pictures: tuple[_Masked, ...], space: str) -> AbstractBijection:
@@ -220,7 +229,7 @@ def colour_transfer(
     Args:
         source: picture: (h, w) or (h, w, c), uint8, uint16 or float in [0, 1].
         palette: picture of any size and kind.
-        method: "idt", "flow", "mkl", "cdl" or "l2".
+        method: "idt", "flow", "mkl", "cdl", "l2" or "l2-published".
         space: "rgb", "linear", "lab", "oklab", "luma" or "chroma".
         strength: share of the change, 0 to 1.
         smoothness: if given, the grain and the gradients of the source are restored

@@ -47,11 +47,12 @@ def _add_colour(commands: Any) -> None:
     add = parser.add_argument
     add(
         "--method",
-        choices=("idt", "flow", "mkl", "cdl", "l2"),
+        choices=("idt", "flow", "mkl", "cdl", "l2", "l2-published"),
         default="idt",
         help="idt reaches the palette; flow too, by gradients of the sliced distance, "
         "and moves colours less; mkl is a smooth linear grade; cdl one of ten numbers; "
-        "l2 a smooth bend that moves main colours onto main colours (default: idt)",
+        "l2 a smooth bend that moves main colours onto main colours; l2-published the "
+        "same with the published settings, to compare with (default: idt)",
     )
     add(
         "--space",
@@ -175,7 +176,7 @@ def _colour(arguments: argparse.Namespace) -> None:
 
 def _check_options(arguments: argparse.Namespace, suffixes: Sequence[str]) -> None:
     """Refuses options that do not go together."""
-    if arguments.pairs and arguments.method != "l2":
+    if arguments.pairs and arguments.method not in ("l2", "l2-published"):
         raise UsageError("--pairs needs --method l2")
     if arguments.method == "cdl" and arguments.space != "rgb":
         raise UsageError("--method cdl works with --space rgb only")
