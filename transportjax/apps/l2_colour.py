@@ -173,7 +173,8 @@ def fit_l2_published(
         return _shift(x, y)
     if not pairs:
         x, y = (kmeans(z, min(50, len(z)), key=key).centres for z in (x, y))
-    axes = np.linspace(*np.array(_PUBLISHED_AXES[space], np.float32), 5).T
+    low, high = _PUBLISHED_AXES[space]
+    axes = np.linspace(low, high, 5, dtype=np.float32).T
     controls = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     unit = 255 if space == "rgb" else 1  # published numbers are of 8-bit colours
     colours = unit * np.asarray(x, np.float64)
