@@ -151,14 +151,6 @@ def test_bad_input(user_errors):
         diagnostics.ricci_coefficients([clouds[0] * np.nan, *clouds[1:]], 6)
 
 
-def test_the_figure_has_three_panels(tmp_path):
-    found = diagnostics.ricci_coefficients(some_clouds(), 6)
-    figure = diagnostics.plot_ricci(found)
-    assert len(figure.axes) == 4  # one is shared by two curves
-    figure.savefig(tmp_path / "ricci.png")
-    assert (tmp_path / "ricci.png").stat().st_size > 5000
-
-
 def test_curvature_of_paths(x64):
     x = np.random.default_rng(1).normal(size=(6, 2))
     t = np.linspace(0, 1, 65)[:, None, None]
@@ -175,6 +167,23 @@ def test_curvature_of_paths(x64):
     steps = diagnostics.step_costs(x + t**2 * shift)
     np.testing.assert_allclose(64 * steps.sum(), 10 + bent, rtol=1e-9)
     check_gradient(diagnostics.path_curvature, x + t[::16] ** 2 * shift)
+
+
+def test_straightness(x64):
+    x = np.random.default_rng(1).normal(size=(6, 2))
+    t = np.linspace(0, 1, 1025)[:, None, None]
+    np.testing.assert_allclose(
+        diagnostics.straightness(x + t**3 * np.array([3.0, -1.0])), 1, rtol=1e-9
+    )
+    # half a circle: 2 r of pi r, whatever the radius
+    angle = np.pi * t
+    arc = np.concatenate([np.cos(angle), np.sin(angle)], axis=2)
+    ways = arc * np.arange(1, 5)[None, :, None]
+    np.testing.assert_allclose(diagnostics.straightness(ways), 2 / np.pi, rtol=1e-5)
+    there_and_back = np.stack([x, x + 1, x])
+    np.testing.assert_allclose(diagnostics.straightness(there_and_back), 0, atol=1e-9)
+    np.testing.assert_array_equal(diagnostics.straightness(np.stack([x, x])), 1)
+    check_gradient(lambda c: diagnostics.straightness(c).sum(), ways[::256])
 
 
 def test_bad_paths(user_errors):

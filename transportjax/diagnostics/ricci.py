@@ -147,36 +147,3 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> Any:
     return np.where(
         size > 0, (x * y).sum(axis=-1) / np.where(size > 0, size, 1), np.nan
     )
-
-
-def plot_ricci(coefficients: RicciCoefficients) -> Any:
-    """A figure of matplotlib: curvature and length by layer, and how they go together.
-
-    Args:
-        coefficients: from `ricci_coefficients`.
-
-    Returns:
-        The figure; `figure.savefig(path)` writes it.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    by_layer, together, local = figure.subplots(1, 3)
-    places = np.arange(len(coefficients.curvature))
-    by_layer.plot(places, coefficients.curvature, "o-", color="C0")
-    by_layer.set(xlabel="layer", xticks=places)
-    by_layer.set_ylabel("total curvature", color="C0")
-    lengths = by_layer.twinx()
-    lengths.plot(places, coefficients.length, "s--", color="C1")
-    lengths.set_ylabel("sum of hop distances", color="C1")
-    changes = np.diff(coefficients.length)
-    together.plot(coefficients.curvature[:-1], changes, "o")
-    for layer, place in enumerate(zip(coefficients.curvature, changes, strict=False)):
-        together.annotate(f" {layer + 1}", place)
-    together.set(xlabel="curvature before a layer", ylabel="change of distances by it")
-    together.set_title(f"correlation {coefficients.overall:.2f}")
-    local.bar(places[1:], coefficients.layers, color="C2")
-    local.axhline(0, color="0.5", linewidth=0.8)
-    local.set(xlabel="layer", xticks=places[1:], ylim=(-1, 1))
-    local.set_title("correlation over points")
-    return figure

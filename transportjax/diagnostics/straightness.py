@@ -5,6 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from transportjax import _checks
+from transportjax.sliced.distance import root_of_cost
 
 
 def step_costs(clouds: ArrayLike) -> Float[Array, " l"]:
@@ -62,6 +63,38 @@ def path_curvature(clouds: ArrayLike) -> Float[Array, ""]:
     steps = _steps(clouds)
     bends = steps - jnp.mean(steps, axis=0, keepdims=True)
     return len(steps) * jnp.sum(jnp.mean(jnp.sum(bends**2, axis=-1), axis=-1))
+
+
+def straightness(clouds: ArrayLike) -> Float[Array, " n"]:
+    """How far each point gets, as a share of the length of its way, in [0, 1].
+
+    |x_l - x_0| / sum of |x_i - x_(i-1)|: one if and only if the point moves along a
+    straight line and never back, at whatever speed; one too if it does not move.
+
+    Differentiable where every step moves every point.
+
+    Args:
+        clouds: the same n points before the first of l steps and after each of them,
+            (l + 1, n, d), as of `layer_outputs`.
+
+    Returns:
+        The straightness of the way of each point.
+
+    Raises:
+        ValueError: another shape, fewer than two clouds, NaN or infinity.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from transportjax.diagnostics import straightness
+        >>> clouds = jnp.array([[[0.0, 0.0]], [[3.0, 0.0]], [[3.0, 4.0]]])
+        >>> print(f"{straightness(clouds)[0]:.3f}")  # 5 / 7
+        0.714
+    """
+    steps = _steps(clouds)
+    length = jnp.sum(root_of_cost(jnp.sum(steps**2, axis=-1), 2), axis=0)
+    distance = root_of_cost(jnp.sum(jnp.sum(steps, axis=0) ** 2, axis=-1), 2)
+    moves = length > 0
+    return jnp.where(moves, jnp.minimum(distance / jnp.where(moves, length, 1), 1), 1)
 
 
 def _steps(clouds: ArrayLike) -> Float[Array, "l n d"]:
