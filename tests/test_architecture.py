@@ -22,10 +22,11 @@ RANK = {
     "diagnostics": 5,
     "apps": 6,
     "cli": 7,
+    "interop": 7,
     "__main__": 8,
 }
 HEAVY = {"matplotlib", "PIL", "av", "tifffile", "imagecodecs", "optax", "chex", "scipy"}
-HEAVY |= {"trimesh", "diffrax"}
+HEAVY |= {"trimesh", "diffrax", "flowjax", "paramax", "numpyro", "distrax", "sklearn"}
 FORBIDDEN = {"pickle", "jax._src", "pure_callback", "io_callback"}
 
 

@@ -34,6 +34,7 @@ from .flows import (
     check_condition as check_condition,
     check_conditions as check_conditions,
     check_connected as check_connected,
+    check_continuous as check_continuous,
     check_flow_map as check_flow_map,
     check_has_leaves as check_has_leaves,
     check_layer as check_layer,
@@ -53,6 +54,12 @@ from .flows import (
     check_takes_condition as check_takes_condition,
     check_time as check_time,
     check_velocities as check_velocities,
+)
+from .interop import (
+    as_event_shape as as_event_shape,
+    check_leading_axes as check_leading_axes,
+    check_one_axis as check_one_axis,
+    check_same_event as check_same_event,
 )
 from .maps import (
     check_affine as check_affine,
@@ -127,6 +134,20 @@ from .slices import (
     check_profiles as check_profiles,
     check_projection as check_projection,
     check_slices as check_slices,
+)
+from .tables import (
+    as_seed as as_seed,
+    as_table as as_table,
+    check_columns as check_columns,
+    check_columns_of_law as check_columns_of_law,
+    check_fitted as check_fitted,
+    check_independent_columns as check_independent_columns,
+    check_more_rows as check_more_rows,
+    check_num_steps as check_num_steps,
+    check_table as check_table,
+    check_varying as check_varying,
+    check_within_range as check_within_range,
+    column_name as column_name,
 )
 from .values import (
     as_float as as_float,

@@ -307,3 +307,13 @@ def check_connected(name: str, hops: np.ndarray) -> None:
             f"The graph of `{name}` falls into {num} parts that no edge joins. Give "
             "more `num_neighbours`."
         )
+
+
+def check_continuous(name: str, x: Any) -> None:
+    """Raises if `x` holds integers or bools: they have no density."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(
+            f"`{name}` must be continuous to have a density; got {dtype}. Make it so: "
+            f"{name} + jax.random.uniform(key, {name}.shape)."
+        )

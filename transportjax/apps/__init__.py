@@ -53,6 +53,14 @@ from .registration import (
     shape_distance as shape_distance,
 )
 from .regrain import regrain as regrain
+from .sampling import (
+    TableLaw as TableLaw,
+    fit_table_law as fit_table_law,
+    load_table_law as load_table_law,
+    sample_table as sample_table,
+    save_table_law as save_table_law,
+    table_log_likelihood as table_log_likelihood,
+)
 from .shape import Shape as Shape, ShapeError as ShapeError
 from .shapes import (
     read_shape as read_shape,
@@ -74,4 +82,10 @@ from .spaces import (
     xyz_to_lab as xyz_to_lab,
     xyz_to_linear as xyz_to_linear,
     ycbcr_to_srgb as ycbcr_to_srgb,
+)
+from .tables import (
+    Table as Table,
+    TableError as TableError,
+    read_table as read_table,
+    write_table as write_table,
 )

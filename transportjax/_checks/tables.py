@@ -1,0 +1,126 @@
+"""Errors on tables of samples."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+_RANK_TOLERANCE = 1e-10  # of a variance that other columns leave, of one
+
+
+def column_name(columns: Sequence[str], index: int) -> str:
+    """How an error calls a column, counted from one."""
+    return f"column {index + 1}" + (f" ({columns[index]})" if columns else "")
+
+
+def check_table(values: np.ndarray, columns: Sequence[str]) -> None:
+    """Raises unless `values` is a finite (n, d) that names go with."""
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"`values` must be (n, d), n, d >= 1; got {values.shape}.")
+    if not np.isfinite(values).all():
+        raise ValueError("`values` must be finite; got a NaN or an infinity.")
+    num = values.shape[1]
+    if columns and len(columns) != num:
+        raise ValueError(f"`columns` must hold {num} names; got {len(columns)}.")
+
+
+def check_num_steps(name: str, num: Any) -> None:
+    """Raises unless `num` is an integer >= 0."""
+    if isinstance(num, bool) or not isinstance(num, int | np.integer) or num < 0:
+        raise ValueError(f"`{name}` must be an integer >= 0; got {num!r}.")
+
+
+def check_columns(columns: Sequence[str], varies: np.ndarray) -> None:
+    """Raises unless some column varies."""
+    if not varies.any():
+        what = "the only column is" if len(varies) == 1 else "all columns are"
+        raise ValueError(f"{what} constant: there is nothing to fit.")
+
+
+def check_more_rows(num: int, dim: int) -> None:
+    """Raises unless there are more rows than columns to fit."""
+    if num <= dim:
+        raise ValueError(
+            f"a fit needs more rows than columns that vary; got {num} rows to fit and "
+            f"{dim} such columns."
+        )
+
+
+def check_independent_columns(
+    standard: np.ndarray, columns: Sequence[str], numbers: np.ndarray
+) -> None:
+    """Raises if a standardised column is a linear function of those before it."""
+    factor = np.asarray(np.linalg.qr(standard, mode="r"))
+    left = np.diagonal(factor) ** 2 / len(standard)
+    if (left > _RANK_TOLERANCE).all():
+        return
+    name = column_name(columns, int(numbers[np.argmax(left <= _RANK_TOLERANCE)]))
+    raise ValueError(
+        f"{name} is a linear function of the columns before it; leave it out."
+    )
+
+
+def check_within_range(count: int, num: int) -> None:
+    """Raises if fewer than `num` rows were found within the range of the data."""
+    if count < num:
+        raise ValueError(
+            "fewer than one sample in a hundred is within the range of every column; "
+            "draw without that limit."
+        )
+
+
+def check_columns_of_law(name: str, names: Sequence[str], num: int, law: Any) -> None:
+    """Raises unless a table has the columns that a law was fitted to."""
+    wanted = len(law.scale)
+    if num != wanted:
+        raise ValueError(
+            f"`{name}` must have the {wanted} columns that the flow was fitted to; "
+            f"got {num}."
+        )
+    if names and law.columns and tuple(names) != tuple(law.columns):
+        index = next(i for i in range(num) if names[i] != law.columns[i])
+        raise ValueError(
+            f"`{name}` must have the columns that the flow was fitted to, in their "
+            f"order; column {index + 1} is {names[index]!r}, not "
+            f"{law.columns[index]!r}."
+        )
+
+
+def as_table(name: str, x: Any, dim: int | None = None) -> np.ndarray:
+    """`x` as a float64 (n, d); raises unless it is finite, with `dim` columns."""
+    try:
+        x = np.asarray(x, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be an array of numbers (n, d).") from None
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"`{name}` must have shape (n, d), n, d >= 1; got {x.shape}.")
+    if dim is not None and x.shape[1] != dim:
+        raise ValueError(
+            f"`{name}` must have {dim} columns, as the fitted samples had; got "
+            f"{x.shape[1]}."
+        )
+    if not np.isfinite(x).all():
+        raise ValueError(f"`{name}` must be finite; got a NaN or an infinity.")
+    return x
+
+
+def check_varying(name: str, x: np.ndarray) -> None:
+    """Raises if a column is constant."""
+    constant = np.flatnonzero(x.min(axis=0) == x.max(axis=0))
+    if len(constant):
+        raise ValueError(
+            f"`{name}` must vary in every column; columns {constant.tolist()}, counted "
+            "from zero, are constant."
+        )
+
+
+def check_fitted(name: str, fitted: bool) -> None:
+    """Raises unless an estimator is fitted."""
+    if not fitted:
+        raise ValueError(f"this {name} is not fitted yet; call `fit` first.")
+
+
+def as_seed(name: str, value: Any) -> int:
+    """`value` as an int; raises unless it is an integer >= 0."""
+    check_num_steps(name, value)
+    return int(value)
