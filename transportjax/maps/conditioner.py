@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from transportjax import _checks
 
 from .bijection import as_leaf
+from .lanes import lanes
 
 
 class Conditioner(eqx.Module):
@@ -87,8 +88,36 @@ class Conditioner(eqx.Module):
 
     def __call__(self, x: ArrayLike) -> Float[Array, " outputs"]:
         """The output for one input, (inputs,)."""
-        z = jax.nn.silu(self.first @ x + self.first_bias)
+        return lanes(Conditioner.many, self, jnp.asarray(x))
+
+    def many(self, x: Float[Array, "inputs n"]) -> Float[Array, "outputs n"]:
+        """The outputs for many inputs, both in columns."""
+        return self.last @ self.features(x) + self.last_bias[:, None]
+
+    def features(self, x: Float[Array, "inputs n"]) -> Float[Array, "width n"]:
+        """What the last layer gets of many inputs, both in columns."""
+        z = _silu(self.first @ x + self.first_bias[:, None])
         # written out: the layers are few, and a loop inside a loop over maps is slow
         for weights, bias in zip(self.hidden, self.hidden_bias, strict=True):
-            z = jax.nn.silu(weights @ z + bias)
-        return self.last @ z + self.last_bias
+            z = _silu(weights @ z + bias[:, None])
+        return z
+
+
+# The automatic derivative keeps three arrays of this size for the way back; this one
+# keeps the factor.
+@jax.custom_jvp
+def _silu(z: Array) -> Array:
+    return z * _sigmoid(z)
+
+
+@_silu.defjvp
+def _silu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (z,), (dz,) = primals, tangents
+    share = _sigmoid(z)
+    value = z * share
+    return value, (share + value * (1 - share)) * dz
+
+
+def _sigmoid(z: Array) -> Array:
+    """By tanh, which takes half the time of exp and a division on CPUs."""
+    return 0.5 * jnp.tanh(0.5 * z) + 0.5

@@ -1,23 +1,16 @@
 """Coupling layers: a part of the event is moved by functions of the rest."""
 
-import functools
-import math
-
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax import _checks
 
 from .bijection import AbstractBijection, evaluate
+from .bin_splines import RawSplines, splines
 from .conditioner import Conditioner
-from .spline import Bin, at_most_one, bin_inverse, bin_log_slope, bin_value
-
-_LEAST_SLOPE = 1e-2  # of a spline at its knots
-_LEAST_SHARE = 1e-2  # of a bin, in units of the mean one
+from .lanes import lanes
 
 
 class AffineCoupling(AbstractBijection):
@@ -109,18 +102,23 @@ class AffineCoupling(AbstractBijection):
         return evaluate(AffineCoupling._backward, self, y, (self.dim,))
 
     def _forward(self, x: Array) -> tuple[Array, Array]:
-        log_scale, shift = self._parameters(x)
-        moved = jnp.exp(log_scale) * x[self.split :] + shift
-        return jnp.concatenate([x[: self.split], moved]), jnp.sum(log_scale)
+        return self._move(x, is_inverse=False)
 
     def _backward(self, y: Array) -> tuple[Array, Array]:
-        log_scale, shift = self._parameters(y)
-        moved = jnp.exp(-log_scale) * (y[self.split :] - shift)
-        return jnp.concatenate([y[: self.split], moved]), -jnp.sum(log_scale)
+        return self._move(y, is_inverse=True)
 
-    def _parameters(self, z: Array) -> tuple[Array, Array]:
-        log_scale, shift = jnp.split(_ask(self, z), 2)
-        return self.bound * jnp.tanh(log_scale / self.bound), shift
+    def _move(self, z: Array, *, is_inverse: bool) -> tuple[Array, Array]:
+        def move(conditioner: Conditioner, known: Array, rest: Array):
+            raw, shift = jnp.split(conditioner.many(known), 2)
+            log_scale = self.bound * jnp.tanh(raw / self.bound)
+            if is_inverse:
+                moved = jnp.exp(-log_scale) * (rest - shift)
+                return moved, -jnp.sum(log_scale, axis=0)
+            return jnp.exp(log_scale) * rest + shift, jnp.sum(log_scale, axis=0)
+
+        rest = z[self.split :]
+        moved, log_det = lanes(move, self.conditioner, _known(self, z), rest)
+        return jnp.concatenate([z[: self.split], moved]), log_det
 
 
 class SplineCoupling(AbstractBijection):
@@ -222,81 +220,30 @@ class SplineCoupling(AbstractBijection):
         return self._move(y, is_inverse=True)
 
     def _move(self, z: Array, *, is_inverse: bool) -> tuple[Array, Array]:
-        kept, rest = z[: self.split], z[self.split :]
-        raw = _ask(self, z).reshape(len(rest), -1)
-        moved, log_slope = _splines(raw, rest, self.interval, is_inverse)
-        return jnp.concatenate([kept, moved]), jnp.sum(log_slope)
+        def move(conditioner: Conditioner, known: Array, rest: Array):
+            raw = _raw(conditioner, known, rest.shape[0])
+            moved, log_slope = splines(raw, rest, self.interval, is_inverse)
+            return moved, jnp.sum(log_slope, axis=0)
+
+        rest = z[self.split :]
+        moved, log_det = lanes(move, self.conditioner, _known(self, z), rest)
+        return jnp.concatenate([z[: self.split], moved]), log_det
 
 
-@functools.partial(jax.checkpoint, static_argnums=(2, 3), prevent_cse=False)
-def _splines(
-    raw: Float[Array, "m outputs"],
-    z: Float[Array, " m"],
-    interval: float,
-    is_inverse: bool,
-) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """Each coordinate through its spline, and the logarithms of the slopes.
-
-    A derivative computes this again, instead of keeping its many small arrays: a
-    training step is up to twice as fast.
-    """
-    is_inside = jnp.abs(z) <= interval
-    # outside, another number: a division there must not leak into a derivative
-    inside = jnp.where(is_inside, z, jnp.zeros_like(z))
-    b = _bin(raw, inside, interval, is_inverse)
-    if is_inverse:
-        r = _share((inside - b.y) * jnp.exp(-b.log_height))
-        t, rest = bin_inverse(r, b)
-        moved = b.x + jnp.exp(b.log_width) * t
-        log_slope = -bin_log_slope(t, rest, b)
-    else:
-        t = _share((inside - b.x) * jnp.exp(-b.log_width))
-        moved = b.y + jnp.exp(b.log_height) * bin_value(t, b)
-        log_slope = bin_log_slope(t, 1 - t, b)
-    zero = jnp.zeros_like(z)
-    return jnp.where(is_inside, moved, z), jnp.where(is_inside, log_slope, zero)
-
-
-def _bin(
-    raw: Float[Array, "m outputs"],
-    inside: Float[Array, " m"],
-    interval: float,
-    is_inverse: bool,
-) -> Bin:
-    """The bin, in x or for the inverse in y, that holds each coordinate.
-
-    Found by comparison, and read by sums over the bins, because there are few and each
-    coordinate has its own: no search, no gather, no scatter in derivatives.
-    """
-    num = (raw.shape[1] + 1) // 3
-    least = 2 * interval * _LEAST_SHARE / num
-    number = jnp.arange(num, dtype=raw.dtype)[None, :]
-    # the bins are `least` + scale exp(raw) wide, their sum is 2 `interval`
-    widths, width_scale = _exponentials(raw[:, :num], 2 * interval)
-    heights, height_scale = _exponentials(raw[:, num : 2 * num], 2 * interval)
-    searched = (heights, height_scale) if is_inverse else (widths, width_scale)
-    parts, scale = lax.stop_gradient(searched)
-    sums = jnp.matmul(  # a product is quicker than a cumulative sum
-        parts,
-        jnp.triu(jnp.ones_like(number, shape=(num, num - 1))),
-        precision="highest",
-    )
-    ends = scale[:, None] * sums + (least * number[:, 1:] - interval)
-    index = jnp.sum((ends <= inside[:, None]).astype(raw.dtype), axis=1)
-    here = (number == index[:, None]).astype(raw.dtype)
-    below = (number < index[:, None]).astype(raw.dtype)
-    start = least * index - interval
-    log_width = jnp.log(least + width_scale * jnp.sum(here * widths, axis=1))
-    log_height = jnp.log(least + height_scale * jnp.sum(here * heights, axis=1))
-    # zero means slope one: so it is at the two ends
-    slopes = raw[:, 2 * num :]
-    return Bin(
-        start + width_scale * jnp.sum(below * widths, axis=1),
-        start + height_scale * jnp.sum(below * heights, axis=1),
-        log_width,
-        log_height,
-        _log_slope(jnp.sum(here[:, 1:] * slopes, axis=1)) - log_height + log_width,
-        _log_slope(jnp.sum(here[:, :-1] * slopes, axis=1)) - log_height + log_width,
+def _raw(conditioner: Conditioner, known: Array, num_moved: int) -> RawSplines:
+    """The outputs, by three products: to divide one in a derivative is slower."""
+    features = conditioner.features(known)
+    width, num = features.shape
+    weights = conditioner.last.reshape(num_moved, -1, width)
+    bias = conditioner.last_bias.reshape(num_moved, -1)
+    num_bins = (weights.shape[1] + 1) // 3
+    parts = (jnp.split(x, (num_bins, 2 * num_bins), axis=1) for x in (weights, bias))
+    return RawSplines(
+        *(
+            (w.reshape(-1, width) @ features).reshape(num_moved, -1, num)
+            + b[:, :, None]
+            for w, b in zip(*parts, strict=True)
+        )
     )
 
 
@@ -313,32 +260,9 @@ def _no_condition(num: int) -> Array | None:
     return jnp.zeros(num) if num else None
 
 
-def _ask(layer: AffineCoupling | SplineCoupling, z: Array) -> Array:
-    """What the network makes of the coordinates that stay, and of the condition."""
+def _known(layer: AffineCoupling | SplineCoupling, z: Array) -> Array:
+    """What the network is told: the coordinates that stay, and the condition."""
     known = z[: layer.split]
-    if layer.condition is not None:
-        known = jnp.concatenate([known, layer.condition])
-    return layer.conditioner(known)
-
-
-def _share(t: Array) -> Array:
-    """The t between 0 and 1 against rounding, with its derivative at both."""
-    return jnp.where(t < 0, jnp.zeros_like(t), at_most_one(t))
-
-
-def _exponentials(
-    raw: Float[Array, "m k"], total: float
-) -> tuple[Float[Array, "m k"], Float[Array, " m"]]:
-    """Shares before they are divided by their sum, and what they are to be scaled by.
-
-    Scaled, they and the k least increments have the sum `total`.
-    """
-    top = lax.stop_gradient(jnp.max(raw, axis=1, keepdims=True))
-    parts = jnp.exp(raw - top)
-    return parts, total * (1 - _LEAST_SHARE) / jnp.sum(parts, axis=1)
-
-
-def _log_slope(raw: Float[Array, " m"]) -> Float[Array, " m"]:
-    """Logarithms of slopes above `_LEAST_SLOPE`; zero for zero."""
-    shift = math.log(math.expm1(1 - _LEAST_SLOPE))
-    return jnp.log(_LEAST_SLOPE + jax.nn.softplus(raw + shift))
+    if layer.condition is None:
+        return known
+    return jnp.concatenate([known, layer.condition])

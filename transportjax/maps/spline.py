@@ -133,49 +133,53 @@ class RationalQuadraticSpline(AbstractBijection):
         inside, below, above = _split(x - self.x0, knots[-1])
         b = self._bin(knots, inside)
         t = at_most_one((inside - b.x) / jnp.exp(b.log_width))
-        y = b.y + jnp.exp(b.log_height) * bin_value(t, b)
+        y = b.y + jnp.exp(b.log_height) * bin_value(t, b.start, b.end)
+        log_slope = b.log_slope + bin_log_slope(t, 1 - t, b.start, b.end)
         first, last = jnp.exp(self.log_derivatives[jnp.array([0, -1])])
-        return self.y0 + y + first * below + last * above, bin_log_slope(t, 1 - t, b)
+        return self.y0 + y + first * below + last * above, log_slope
 
     def _backward(self, y: Array) -> tuple[Array, Array]:
         knots = cumulate(self.log_heights)
         inside, below, above = _split(y - self.y0, knots[-1])
         b = self._bin(knots, inside)
         r = at_most_one((inside - b.y) / jnp.exp(b.log_height))
-        t, rest = bin_inverse(r, b)
+        t, rest = bin_inverse(r, b.start, b.end)
         x = b.x + jnp.exp(b.log_width) * t
+        log_slope = b.log_slope + bin_log_slope(t, rest, b.start, b.end)
         first, last = jnp.exp(-self.log_derivatives[jnp.array([0, -1])])
-        return self.x0 + x + first * below + last * above, -bin_log_slope(t, rest, b)
+        return self.x0 + x + first * below + last * above, -log_slope
 
-    def _bin(self, knots: Array, inside: Array) -> "Bin":
+    def _bin(self, knots: Array, inside: Array) -> "_Bin":
         """What the formulas need of the bin between two `knots` that holds `inside`."""
         if self.log_widths.shape[0] == 0:
             zero, d = jnp.zeros_like(inside), self.log_derivatives[0]
-            return Bin(zero, zero, zero, d, zero, zero)
+            return _Bin(zero, zero, zero, d, d, zero + 1, zero + 1)
         # the last knot belongs to the last bin
         index = count_below(knots[1:-1], inside)
         log_width = lookup(self.log_widths, index)
         log_height = lookup(self.log_heights, index)
         log_slope = log_height - log_width
-        return Bin(
+        return _Bin(
             lookup(cumulate(self.log_widths), index),
             lookup(cumulate(self.log_heights), index),
             log_width,
             log_height,
-            lookup(self.log_derivatives, index) - log_slope,
-            lookup(self.log_derivatives, index + 1) - log_slope,
+            log_slope,
+            jnp.exp(lookup(self.log_derivatives, index) - log_slope),
+            jnp.exp(lookup(self.log_derivatives, index + 1) - log_slope),
         )
 
 
-class Bin(NamedTuple):
-    """One bin; `log_start` and `log_end` are its end slopes over its mean slope."""
+class _Bin(NamedTuple):
+    """One bin; `start` and `end` are its end slopes over its mean slope."""
 
     x: Array
     y: Array
     log_width: Array
     log_height: Array
-    log_start: Array
-    log_end: Array
+    log_slope: Array
+    start: Array
+    end: Array
 
 
 # In units of the bin, with u = 1 - t, and e0 and e1 the end slopes over the mean slope
@@ -186,29 +190,27 @@ class Bin(NamedTuple):
 # equation for t/u,
 #     (1 - r) (t/u)^2 + b (t/u) - r = 0,   b = e0 (1 - r) - e1 r,
 # whose discriminant b^2 + 4 r (1 - r) is a sum of positive terms as well.
-def bin_value(t: Array, b: Bin) -> Array:
+def bin_value(t: Array, start: Array, end: Array) -> Array:
     """The r in [0, 1] of t in [0, 1], both in units of the bin."""
-    start, end, rest = jnp.exp(b.log_start), jnp.exp(b.log_end), 1 - t
+    rest = 1 - t
     return t * (t + start * rest) / _bin_denominator(t, rest, start + end)
 
 
-def bin_log_slope(t: Array, rest: Array, b: Bin) -> Array:
-    """The logarithm of dy/dx inside a bin, at t with t + rest = 1."""
-    start, end = jnp.exp(b.log_start), jnp.exp(b.log_end)
+def bin_log_slope(t: Array, rest: Array, start: Array, end: Array) -> Array:
+    """The logarithm of dr/dt, at t with t + rest = 1."""
     numerator = end * t**2 + 2 * t * rest + start * rest**2
     denominator = _bin_denominator(t, rest, start + end)
-    log_ratio = jnp.log(numerator) - 2 * jnp.log(denominator)
-    return b.log_height - b.log_width + log_ratio
+    return jnp.log(numerator) - 2 * jnp.log(denominator)
 
 
 def _bin_denominator(t: Array, rest: Array, slopes: Array) -> Array:
     return t**2 + slopes * t * rest + rest**2
 
 
-def bin_inverse(r: Array, b: Bin) -> tuple[Array, Array]:
+def bin_inverse(r: Array, start: Array, end: Array) -> tuple[Array, Array]:
     """The t in [0, 1] whose value is r, and 1 - t."""
     above = 1 - r
-    linear = jnp.exp(b.log_start) * above - jnp.exp(b.log_end) * r
+    linear = start * above - end * r
     root = jnp.sqrt(linear**2 + 4 * r * above)
     # the form of the quadratic formula that adds numbers of the same sign
     is_positive = linear >= 0
