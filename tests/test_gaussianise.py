@@ -4,15 +4,23 @@ import jax.random as jr
 import jax.scipy.stats as jss
 import numpy as np
 import pytest
+import scipy.stats
 from helpers import assert_close
 from problems import gaussian_cloud, ring_cloud
 
 from transportjax.maps import load, save
+from transportjax.sliced import PrincipalDirections
 from transportjax.solvers import gaussianise
+from transportjax.solvers.normal_splines import fit_normal_splines
+
+
+@jax.jit
+def forward(map, x):
+    return jax.vmap(map.transform_and_log_det)(x)
 
 
 def _log_density(solution, x):
-    z, log_det = jax.vmap(solution.map.transform_and_log_det)(x)
+    z, log_det = forward(solution.map, x)
     return jnp.sum(jss.norm.logpdf(z), axis=1) + log_det
 
 
@@ -24,12 +32,12 @@ def _normal_log_density(x, mean, cov):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return gaussianise(ring_cloud(jr.key(0), 2000, 2), key=jr.key(1), num_steps=60)
+    return gaussianise(ring_cloud(jr.key(0), 2000, 2), key=jr.key(1))
 
 
 def test_new_points_become_normal(fitted):
     fresh = ring_cloud(jr.key(5), 2000, 2)
-    z = np.asarray(jax.vmap(fitted.map)(fresh))
+    z = np.asarray(forward(fitted.map, fresh)[0])
     assert np.abs(z.mean(0)).max() < 0.08
     assert np.abs(np.cov(z.T) - np.eye(2)).max() < 0.12
     angle = np.random.default_rng(0).uniform(0, np.pi, 20)
@@ -60,34 +68,129 @@ def test_the_density_integrates_to_one(fitted):
 def test_it_inverts_and_is_saved(fitted, tmp_path):
     z = jr.normal(jr.key(7), (100, 2))
     x = jax.vmap(fitted.map.inverse)(z)
-    assert_close(jax.vmap(fitted.map)(x), z, atol=2e-3)
+    image = forward(fitted.map, x)[0]
+    assert_close(image, z, atol=2e-3)
     save(tmp_path / "flow", fitted.map)
-    assert_close(jax.vmap(load(tmp_path / "flow"))(x), jax.vmap(fitted.map)(x), rtol=0)
+    np.testing.assert_array_equal(forward(load(tmp_path / "flow"), x)[0], image)
 
 
 def test_normal_samples_hardly_move():
-    x = gaussian_cloud(jr.key(0), 5000, [1.0, 2.0], [[2.0, 0.5], [0.5, 1.0]])
-    solution = gaussianise(x, key=jr.key(1), num_steps=20)
     moments = [1.0, 2.0], [[2.0, 0.5], [0.5, 1.0]]
+    solution = gaussianise(gaussian_cloud(jr.key(0), 2000, *moments), key=jr.key(1))
     fresh = gaussian_cloud(jr.key(2), 5000, *moments)
     gap = _normal_log_density(fresh, *moments) - _log_density(solution, fresh)
-    assert abs(float(gap.mean())) < 0.03
+    assert abs(float(gap.mean())) < 0.02
+
+
+def test_the_spline_of_a_projection_is_its_transfer_to_a_normal_law():
+    levels = (np.arange(20_000) + 0.5) / 20_000
+    ones = jnp.ones(len(levels))
+
+    @jax.jit
+    def spline(x, width):
+        whole = jnp.ones(())
+        splines, cost = fit_normal_splines(x[None], ones, width, whole, 64)
+        return jax.tree.map(lambda leaf: leaf[0], splines), cost
+
+    # smoothing does not move what is normal
+    normal, cost = spline(jnp.asarray(scipy.stats.norm.ppf(levels), "float32"), 0.5)
+    x = jnp.linspace(-2.5, 2.5, 50)
+    assert_close(jax.vmap(normal)(x), x, atol=0.01)
+    assert float(cost) < 1e-4
+    # and without it the spline is Phi^-1 o F
+    uniform, _ = spline(jnp.asarray(levels, "float32"), 0.02)
+    x = jnp.linspace(0.02, 0.98, 50)
+    assert_close(jax.vmap(uniform)(x), scipy.stats.norm.ppf(x), atol=0.02)
+
+
+def test_the_number_of_steps_is_that_of_the_best_held_out_likelihood(fitted):
+    x, others = ring_cloud(jr.key(0), 1500, 2), ring_cloud(jr.key(3), 500, 2)
+    solution = gaussianise(x, held_out=others, key=jr.key(1), patience=10)
+    trace = np.asarray(solution.stats["held_out"])
+    count = len(solution.map.maps[1])
+    assert 10 < count == trace.argmin() == len(trace) - 1 - 10
+    assert solution.stats["cost"].shape == (count,)
+    assert_close(-_log_density(solution, others).mean(), trace[count], rtol=1e-4)
+    assert_close(solution.points, forward(solution.map, x)[0], atol=1e-3)
+    # of a share, the points are those of all samples, in their order
+    source = ring_cloud(jr.key(0), 2000, 2)
+    assert_close(fitted.points, forward(fitted.map, source)[0], atol=1e-3)
+
+
+def test_few_samples_are_not_overfitted_and_vmap_fits_several_sets():
+    fresh = ring_cloud(jr.key(6), 2000, 2)
+    sets = jnp.stack([ring_cloud(jr.key(seed), 100, 2) for seed in range(2)])
+    keys = jr.split(jr.key(1))
+    both = jax.jit(jax.vmap(lambda x, key: gaussianise(x, key=key)))(sets, keys)
+    for i, x in enumerate(sets):
+        solution = jax.tree.map(lambda leaf, i=i: leaf[i], both)
+        moments = np.mean(x, 0), np.cov(np.asarray(x).T)
+        gaussian = _normal_log_density(fresh, *moments).mean()
+        assert float(_log_density(solution, fresh).mean()) > gaussian + 0.1
+        # under vmap the number of layers is static: the surplus is the identity
+        layers = solution.map.maps[1]
+        assert_close(forward(solution.map, x)[0], solution.points, atol=5e-3)
+        cost = np.asarray(solution.stats["cost"])
+        count = int(np.isfinite(cost).sum())
+        assert 0 < count < len(layers) == len(cost) == 300
+        assert np.isnan(cost[count:]).all()
+        assert np.nanargmin(solution.stats["held_out"]) == count
+        surplus = layers[count:]
+        np.testing.assert_array_equal(surplus(x[0]), x[0])
 
 
 def test_weights_ties_and_gradients():
-    x = ring_cloud(jr.key(0), 300, 2)
-    doubled = jnp.concatenate([x, x])
-    plain = gaussianise(x, key=jr.key(1), num_steps=3, weights=jnp.full(300, 2.0))
-    assert bool(jnp.all(jnp.isfinite(plain.points)))
-    tied = gaussianise(jnp.round(doubled), key=jr.key(1), num_steps=3)
-    assert bool(jnp.all(jnp.isfinite(tied.points)))
+    x = ring_cloud(jr.key(0), 200, 2)
+    ones = jnp.ones(250)
+    options = {"key": jr.key(1), "num_steps": 4, "held_out": 0}
+
+    def fit(x, weights):
+        return gaussianise(x, weights=weights, **options).map
+
+    def image(map):
+        return forward(map, x)[0]
+
+    # a weight of two is a sample that is there twice, one of zero is not there; but for
+    # the width of the kernel, which knows the effective number of samples
+    twice = fit(jnp.concatenate([x, x[:50]]), ones)
+    weights = ones.at[:50].set(2.0).at[200:].set(0.0)
+    weighted = fit(jnp.concatenate([x, 5 + x[:50]]), weights)
+    assert_close(image(weighted), image(twice), atol=0.05)
+    apart = fit(jnp.concatenate([x, 5 + x[:50]]), ones)
+    assert float(abs(image(apart) - image(twice)).max()) > 0.5
+    rounded = fit(jnp.round(jnp.concatenate([x, x[:50]])), ones)
+    assert bool(jnp.all(jnp.isfinite(image(rounded))))
 
     def loss(map):
-        z, log_det = jax.vmap(map.transform_and_log_det)(x)
+        z, log_det = forward(map, x)
         return jnp.mean(0.5 * jnp.sum(z**2, axis=1) - log_det)
 
-    gradient = jax.grad(loss)(plain.map)
+    gradient = jax.jit(jax.grad(loss))(twice)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradient))
+
+
+def test_structure_in_few_of_many_dimensions_is_found():
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(12, 12)))[0]
+
+    def cloud(key, n):
+        rest = jr.normal(jr.fold_in(key, 1), (n, 10))
+        x = jnp.concatenate([ring_cloud(key, n, 2), rest], axis=1)
+        return jnp.matmul(x, jnp.asarray(turn, x.dtype), precision="highest")
+
+    x, fresh = cloud(jr.key(0), 2000), cloud(jr.key(1), 2000)
+    solution = gaussianise(x, key=jr.key(2), num_steps=40)
+    gaussian = _normal_log_density(fresh, np.mean(x, 0), np.cov(x.T)).mean()
+    assert float(_log_density(solution, fresh).mean()) > gaussian + 0.3
+
+
+def test_principal_axes():
+    x = np.random.default_rng(0).normal(size=(500, 4)) * [1, 5, 2, 3]
+    strategy = PrincipalDirections(2)
+    state = strategy.init(jr.key(0), 4)
+    points = jnp.asarray(x + 7, "float32")
+    axes = strategy.sample(jr.key(0), state, points, points)[0]
+    expected = np.linalg.eigh(np.cov(x.T))[1].T[::-1][:2]
+    assert_close(abs(np.sum(np.asarray(axes) * expected, axis=1)), np.ones(2), 1e-4)
 
 
 def test_bad_input_is_named(user_errors):
@@ -98,10 +201,14 @@ def test_bad_input_is_named(user_errors):
         ("NaN", x.at[0, 0].set(jnp.nan), {}),
         ("`source`", flat, {}),
         ("`source`", x[:2], {}),
+        ("`source` must be continuous", jnp.round(x).astype(int), {}),
         ("`num_knots`", x, {"num_knots": 2}),
         ("`bandwidth`", x, {"bandwidth": 0.0}),
         ("`step_size`", x, {"step_size": 2.0}),
         ("`weights`", x, {"weights": -jnp.ones(30)}),
+        ("`held_out`", x, {"held_out": 1.5}),
+        ("`held_out`", x, {"held_out": jnp.ones((4, 3))}),
+        ("`patience`", x, {"patience": 0}),
     ]
     for match, source, more in cases:
         with pytest.raises(ValueError, match=match):

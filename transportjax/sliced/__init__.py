@@ -55,6 +55,7 @@ from .plans import (
     sliced_plans as sliced_plans,
     squared_euclidean as squared_euclidean,
 )
+from .principal import PrincipalDirections as PrincipalDirections
 from .profiles import (
     SlicedProfile as SlicedProfile,
     pairwise_sliced_wasserstein as pairwise_sliced_wasserstein,
