@@ -1,4 +1,5 @@
 import os
+import signal
 import zlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -9,6 +10,8 @@ import jax.random as jr
 import jaxtyping
 import pytest
 
+# a shell starts its background jobs with the signal ignored, and children inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
