@@ -11,10 +11,12 @@ import benchmarks
 
 from . import harness
 
+_NO_TOPICS = ("__main__", "harness", "rival_flowjax", "tables", "toys")
+
 
 def _topics() -> list[str]:
     names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
-    return [name for name in names if name not in ("__main__", "harness")]
+    return [name for name in names if name not in _NO_TOPICS]
 
 
 def main() -> None:
@@ -35,10 +37,13 @@ def main() -> None:
         return
     jax.config.update("jax_enable_x64", options.dtype == "float64")
     module = importlib.import_module(f"benchmarks.{options.topic}")
-    rounds = options.rounds or (3 if options.quick else 15)
-    report = harness.run(
-        options.topic, module.cases(options), rounds=rounds, dtype=options.dtype
-    )
+    if hasattr(module, "report"):  # what is not the same work for all, run in turn
+        report = module.report(options)
+    else:
+        rounds = options.rounds or (3 if options.quick else 15)
+        report = harness.run(
+            options.topic, module.cases(options), rounds=rounds, dtype=options.dtype
+        )
     if options.json or not options.quick:
         plot = getattr(module, "plot", None)
         print(f"written to {harness.write(report, options.json, plot)}")

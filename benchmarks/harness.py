@@ -19,7 +19,7 @@ import transportjax
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 _PEERS = ("jax", "jaxlib", "numpy", "scipy", "torch", "POT", "ott-jax", "color-matcher")
-_PEERS += ("scikit-image", "pillow", "pykeops", "geomloss", "pycpd")
+_PEERS += ("scikit-image", "pillow", "pykeops", "geomloss", "pycpd", "probreg")
 
 
 @dataclasses.dataclass(frozen=True)

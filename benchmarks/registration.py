@@ -1,4 +1,4 @@
-"""Registration of shapes: how well, and how fast, next to coherent point drift.
+"""Registration of shapes: how well, and how fast, next to pycpd and probreg.
 
 Without data, shapes are made here: contours and surfaces with normals, whose samples do
 not correspond, with noise, outliers and missing parts. The quality is the root mean
@@ -92,11 +92,12 @@ def _made(name: str, problems: list[tuple]) -> Case:
         "points": Rival(by_points, jit=False),
         "points and normals": Rival(by_normals, jit=False),
     }
-    drift = _drift("RigidRegistration" if rigid else "DeformableRegistration")
-    if drift is not None:
-        rivals["pycpd"] = Rival(
-            lambda problems: [drift(x, y) for x, _, y, _, _ in problems], jit=False
-        )
+    for peer, move in _peers(dim, rigid).items():
+
+        def by_peer(problems: list[tuple], move: _Move = move) -> list:
+            return [move(x, y) for x, _, y, _, _ in problems]
+
+        rivals[peer] = Rival(by_peer, jit=False)
     return Case(name, (_Opaque(problems),), _unwrapped(rivals), quality=quality)
 
 
@@ -216,21 +217,49 @@ _PROBLEMS: dict[str, Callable[..., tuple]] = {
 }
 
 
-def _drift(kind: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
-    """Coherent point drift of pycpd, on normalised clouds, if it is installed."""
+_Move = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _peers(dim: int, rigid: bool) -> dict[str, _Move]:
+    """What is installed, on clouds that are centred and divided by their deviation.
+
+    The rigid maps of probreg are of space alone.
+    """
+    found: dict[str, _Move] = {}
     try:
         import pycpd
+
+        kind = pycpd.RigidRegistration if rigid else pycpd.DeformableRegistration
+        options = {"w": 0.5} if rigid else {}
+        found["pycpd"] = lambda x, y: kind(X=y, Y=x, **options).register()[0]
     except ImportError:
-        return None
+        pass
+    try:
+        from probreg import cpd, filterreg, l2dist_regs
 
-    def run(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        centre, radius = y.mean(axis=0), y.std()
-        fixed, moving = (y - centre) / radius, (x - x.mean(axis=0)) / radius
-        options = {"w": 0.5} if kind == "RigidRegistration" else {}
-        points, _ = getattr(pycpd, kind)(X=fixed, Y=moving, **options).register()
-        return points * radius + centre
+        name = "rigid" if rigid else "nonrigid"
+        if dim == 3 or not rigid:
+            share = {"w": 0.5} if rigid else {}
+            found["probreg, CPD"] = lambda x, y: cpd.registration_cpd(
+                x, y, name, maxiter=150, tol=1e-6, **share
+            ).transformation.transform(x)
+            found["probreg, GMMReg"] = lambda x, y: l2dist_regs.registration_gmmreg(
+                x, y, name, n_gmm_components=4 * min(len(x), len(y)) // 5
+            ).transform(x)
+        if dim == 3 and rigid:
+            found["probreg, FilterReg"] = lambda x, y: filterreg.registration_filterreg(
+                x, y, w=0.5, maxiter=150, tol=1e-6
+            ).transformation.transform(x)
+    except ImportError:
+        pass
+    return {peer: functools.partial(_normalised, move) for peer, move in found.items()}
 
-    return run
+
+def _normalised(move: _Move, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    centre, radius = y.mean(axis=0), y.std()
+    moved = move((x - x.mean(axis=0)) / radius, (y - centre) / radius)
+    return np.asarray(moved) * radius + centre
 
 
 # --- published experiments ---------------------------------------------------------
@@ -254,9 +283,8 @@ def _published(name: str, x: np.ndarray, y: np.ndarray) -> Case:
         "thin plate spline": Rival(fitted(ThinPlateSpline.identity(grid)), jit=False),
         "Gaussian warp": Rival(fitted(GaussianWarp.identity(grid)), jit=False),
     }
-    drift = _drift("DeformableRegistration")
-    if drift is not None:
-        rivals["pycpd"] = Rival(drift, jit=False)
+    for peer, move in _peers(x.shape[1], False).items():
+        rivals[peer] = Rival(move, jit=False)
     return Case(f"{name}, {len(x)} points", (x, y), rivals, quality=quality)
 
 

@@ -16,6 +16,7 @@ from .drifting import (
     sliced_drift as sliced_drift,
     two_sided_drift as two_sided_drift,
 )
+from .fit import fit_flow as fit_flow
 from .flow import Flow as Flow, normal_log_prob as normal_log_prob
 from .likelihood import maximum_likelihood as maximum_likelihood
 from .paths import (

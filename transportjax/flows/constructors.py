@@ -1,7 +1,9 @@
 """New flows: whitening, then a stack of equal layers that start as the identity."""
 
 from collections.abc import Callable
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -26,6 +28,8 @@ from transportjax.solvers.gaussianise import whitening
 from .flow import Flow
 
 _Layer = Callable[[PRNGKeyArray], AbstractBijection]
+_Numbered = Callable[[PRNGKeyArray, Int[Array, ""]], AbstractBijection]
+_SHARPNESS = 2.0  # of the first layers of networks, in units of He's rule
 
 
 def coupling_flow(
@@ -53,7 +57,9 @@ def coupling_flow(
         num_layers: number of coupling layers.
         num_conditions: length c of the condition, for p(x | c); 0 for none.
         rotate: whether trained rotations stand between the layers, in place of random
-            permutations, by which the coordinates that stayed are moved next.
+            permutations, by which the coordinates that stayed are moved next. The
+            first two layers start in the axes of the whitened data, each further pair
+            in random ones.
         width: of the hidden layers of the networks.
         depth: number of their hidden layers.
         bound: largest logarithm of the scale of a layer.
@@ -94,10 +100,10 @@ def spline_flow(
     dim: int,
     *,
     data: ArrayLike | None = None,
-    num_layers: int = 8,
+    num_layers: int = 4,
     num_conditions: int = 0,
-    rotate: bool = False,
-    num_bins: int = 8,
+    rotate: bool = True,
+    num_bins: int = 16,
     interval: int | float = 4.0,
     width: int = 64,
     depth: int = 2,
@@ -115,7 +121,9 @@ def spline_flow(
         num_layers: number of coupling layers.
         num_conditions: length c of the condition, for p(x | c); 0 for none.
         rotate: whether trained rotations stand between the layers, in place of random
-            permutations, by which the coordinates that stayed are moved next.
+            permutations, by which the coordinates that stayed are moved next. The
+            first two layers start in the axes of the whitened data, each further pair
+            in random ones.
         num_bins: bins of each spline, at least 2.
         interval: the splines act in [-interval, interval] of whitened data; beyond it
             the tails stay Gaussian.
@@ -142,8 +150,9 @@ def spline_flow(
     """
 
     def layer(key: PRNGKeyArray) -> AbstractBijection:
-        return SplineCoupling.create(
-            key,
+        layer_key, spread_key = jr.split(key)
+        layer = SplineCoupling.create(
+            layer_key,
             dim,
             num_conditions=num_conditions,
             num_bins=num_bins,
@@ -151,6 +160,7 @@ def spline_flow(
             width=width,
             depth=depth,
         )
+        return _spread(layer, spread_key)
 
     return _stack(key, dim, data, num_layers, _mixed(dim, rotate, layer))
 
@@ -200,7 +210,8 @@ def gaussianisation_flow(
     spline = RationalQuadraticSpline.identity(num_knots, low=-interval, high=interval)
     eye = jnp.eye(dim)
 
-    def layer(key: PRNGKeyArray) -> AbstractBijection:
+    def layer(key: PRNGKeyArray, number: Int[Array, ""]) -> AbstractBijection:
+        del number
         marginals = jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (dim, *leaf.shape)), spline
         )
@@ -209,17 +220,37 @@ def gaussianisation_flow(
     return _stack(key, dim, data, num_layers, layer)
 
 
-def _mixed(dim: int, rotate: bool, layer: _Layer) -> _Layer:
+def _mixed(dim: int, rotate: bool, layer: _Layer) -> _Numbered:
     """A layer with a permutation, or a rotation, before it."""
     _checks.check_count("dim", dim)
 
-    def mixed(key: PRNGKeyArray) -> AbstractBijection:
+    def mixed(key: PRNGKeyArray, number: Int[Array, ""]) -> AbstractBijection:
         mix_key, layer_key = jr.split(key)
-        if rotate:
-            return Chain((Cayley.create(mix_key, dim), layer(layer_key)))
-        return Chain((Permutation(_shuffle(mix_key, dim)), layer(layer_key)))
+        order = _shuffle(mix_key, dim)
+        inner = layer(layer_key)
+        if not rotate:
+            return Chain((Permutation(order), inner))
+        # a pair of layers moves all coordinates: after it, other axes
+        is_new = (number > 0) & (number % 2 == 0)
+        turn = jnp.where(is_new, jr.orthogonal(mix_key, dim), jnp.eye(dim)[order])
+        return Chain((Cayley.around(turn), inner))
 
     return mixed
+
+
+def _spread(layer: SplineCoupling, key: PRNGKeyArray) -> SplineCoupling:
+    """The layer with a network that bends all over its inputs, and sharply.
+
+    With biases of zero all hidden units of a network of one input bend at zero; with
+    small weights, edges and gaps in the data take long to learn.
+    """
+
+    def leaves(layer: Any) -> tuple:
+        return layer.conditioner.first, layer.conditioner.first_bias
+
+    weights, bias = leaves(layer)
+    noise = jr.normal(key, bias.shape, bias.dtype)
+    return eqx.tree_at(leaves, layer, (_SHARPNESS * weights, _SHARPNESS * noise))
 
 
 def _shuffle(key: PRNGKeyArray, dim: int) -> Int[Array, " d"]:
@@ -235,11 +266,11 @@ def _stack(
     dim: int,
     data: ArrayLike | None,
     num_layers: int,
-    layer: _Layer,
+    layer: _Numbered,
 ) -> Flow:
     """Whitening and a stack of layers, in the dtype of the data."""
     _checks.check_count("num_layers", num_layers)
-    layers = Scan(jax.vmap(layer)(jr.split(key, num_layers)))
+    layers = Scan(jax.vmap(layer)(jr.split(key, num_layers), jnp.arange(num_layers)))
     if data is None:
         return Flow(Chain((Affine(jnp.eye(dim), jnp.zeros(dim)), layers)), dim)
     data = _checks.as_float("data", data)

@@ -1,0 +1,314 @@
+"""Flows: how likely new samples are, against the CPU time that has gone into a flow.
+
+    python -m benchmarks flows                  # the four laws of `toys`
+    python -m benchmarks flows --data DIR       # and the tables in that folder
+
+The time is that of all threads of this process, from the arrays on the host on, with
+all compilation: caches are emptied before each run. Judging by the test samples is not
+timed. Every rival keeps what was best on the held-out samples, looks at them equally
+often, and is shown as of then. Ours:
+
+    fitted       `gaussianise`, no gradient descent
+    fit_flow     the same, then training, in one call, which needs no known budget
+    trained      `spline_flow` and `maximum_likelihood` with a cosine schedule
+
+flowjax has its spline coupling flow, of 8 layers of the same width, in a loop around
+its own training step: with its default rate and batch size, and with that cosine
+schedule over budgets that are known beforehand, whose number of steps a short run finds
+out. It is left out where it cannot be imported.
+
+FLOWS_SECONDS (60) sets the time of the long runs, FLOWS_TOYS and FLOWS_TABLES (names
+with commas between) choose among the laws and the tables, FLOWS_TABLE_SECONDS (30) is
+the time of each run on a table.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import numpy as np
+import optax
+
+import transportjax as tj
+from transportjax.flows import Flow, fit_flow, maximum_likelihood, spline_flow
+from transportjax.maps import trainable_leaves
+
+from . import harness
+from .rival_flowjax import train_flowjax
+from .tables import Data, read, split
+from .toys import TOYS
+
+_SECONDS = float(os.environ.get("FLOWS_SECONDS", "60"))
+_TABLE_SECONDS = float(os.environ.get("FLOWS_TABLE_SECONDS", "30"))
+_TIMES = (1, 3, 10, 30, 60)
+_TABLES = {
+    "power plant": "power-plant.txt",
+    "magic": "22_magic.gamma.npz",
+    "protein": "protein-tertiary-structure.txt",
+}
+_BLOCK = 250  # steps between two looks
+_RATE, _BATCH = 3e-3, 256  # with a cosine schedule, ours and the peer's
+
+
+class _TimeIsUp(Exception):
+    pass
+
+
+class Watch:
+    """Notes the likelihood of the test samples against CPU time, until time is up.
+
+    The time in which it judges is not counted.
+    """
+
+    def __init__(self, test: np.ndarray, limit: float):
+        self.test, self.limit = test, limit
+        self.seconds: list[float] = []
+        self.values: list[float] = []
+        self.start = time.process_time()
+
+    def look(self, judge: Callable[[Any], Any]) -> None:
+        """Notes the mean of `judge(test)`, the log-likelihoods."""
+        now = time.process_time()
+        self.seconds.append(now - self.start)
+        self.values.append(float(np.mean(judge(self.test))))
+        self.start += time.process_time() - now
+        if self.seconds[-1] > self.limit:
+            raise _TimeIsUp
+
+
+def report(options: Namespace) -> dict:
+    """Runs all rivals on all data, prints what they reach, and returns the record."""
+    seconds = 5.0 if options.quick else _SECONDS
+    found = harness.environment(options.dtype)
+    for name in ("equinox", "optax", "flowjax"):
+        if importlib.util.find_spec(name) is not None:
+            found["versions"][name] = importlib.metadata.version(name)
+    results = []
+    rivals = _ours() | _peers()
+    for case, truth, data, limit in _cases(options, seconds):
+        budgets = (limit,) if truth is None else (10.0, limit)
+        print(f"{case}" + ("" if truth is None else f" (truth {truth:.3f})"))
+        for name, rival in rivals.items():
+            for run, chosen in _runs(name, rival, budgets):
+                record = _record(run, chosen, data, limit)
+                results.append({"case": case, "truth": truth, **record})
+                _print_row(record, limit)
+    return {"topic": "flows", "environment": found, "results": results}
+
+
+def _cases(
+    options: Namespace, seconds: float
+) -> Iterator[tuple[str, float | None, Data, float]]:
+    """Names, mean log densities where they are known, data, and time for each run."""
+    names = os.environ.get("FLOWS_TOYS", ",".join(TOYS)).split(",")
+    for name in names[:1] if options.quick else names:
+        toy, rng = TOYS[name], np.random.default_rng(0)
+        sizes = (8000, 2000, 20_000)
+        data = Data(*(toy.sample(rng, n).astype(options.dtype) for n in sizes))
+        yield name, float(np.mean(toy.log_prob(data.test))), data, seconds
+    if options.data is None or options.quick:
+        return
+    for name in os.environ.get("FLOWS_TABLES", ",".join(_TABLES)).split(","):
+        table = read(options.data / _TABLES[name])
+        for n in (100, 300, 1000, len(table) * 8 // 10):
+            data = split(table, n, options.dtype)
+            yield f"{name}, n = {n}", None, data, _TABLE_SECONDS
+
+
+def _ours() -> dict[str, Callable]:
+    return {"fitted": _fitted, "fit_flow": _fit_flow, "trained": _trained}
+
+
+def _peers() -> dict[str, Callable]:
+    try:
+        import flowjax.train  # noqa: F401
+    except ImportError:
+        print("left out: flowjax (it, or what it needs, is not installed)")
+        return {}
+    return {"flowjax": _flowjax_default, "flowjax, cosine": _flowjax_cosine}
+
+
+def _runs(
+    name: str, rival: Callable, budgets: tuple[float, ...]
+) -> Iterator[tuple[str, Callable]]:
+    """One run, or one for each budget that the schedule has to know."""
+    if name == "trained":
+        yield name, functools.partial(rival, budget=budgets[-1])
+    elif name.endswith("cosine"):
+        for budget in budgets:
+            yield f"{name} {budget:g} s", functools.partial(rival, budget=budget)
+    else:
+        yield name, rival
+
+
+def _record(name: str, rival: Callable, data: Data, limit: float) -> dict:
+    """What one rival reaches, and when."""
+    jax.clear_caches()
+    watch = Watch(data.test, limit)
+    with contextlib.suppress(_TimeIsUp):
+        rival(data, watch)
+    return {"rival": name, "seconds": watch.seconds, "log_likelihood": watch.values}
+
+
+def value_at(record: dict, seconds: float) -> float:
+    """The last value that was there after so many seconds; NaN before the first."""
+    pairs = zip(record["seconds"], record["log_likelihood"], strict=True)
+    before = [value for when, value in pairs if when <= seconds]
+    return before[-1] if before else float("nan")
+
+
+def _print_row(record: dict, limit: float) -> None:
+    cells = [f"{t:g} s {value_at(record, t):7.3f}" for t in _TIMES if t <= limit]
+    first = record["seconds"][0] if record["seconds"] else float("nan")
+    end = record["log_likelihood"][-1] if record["seconds"] else float("nan")
+    print(
+        f"  {record['rival']:22} first {first:5.1f} s   {'   '.join(cells)}   "
+        f"end {end:.3f}",
+        flush=True,
+    )
+
+
+@eqx.filter_jit
+def _log_prob(flow: Flow, x: jax.Array) -> jax.Array:
+    return jax.vmap(flow.log_prob)(x)
+
+
+def _fitted(data: Data, watch: Watch) -> None:
+    solution = tj.gaussianise(data.train, key=jr.key(0), held_out=data.held)
+    flow = Flow(solution.map, data.train.shape[1])
+    jax.block_until_ready(flow)
+    watch.look(functools.partial(_log_prob, flow))
+
+
+def _fit_flow(data: Data, watch: Watch) -> None:
+    def progress(flow: Flow, step: int, loss: float) -> None:
+        watch.look(functools.partial(_log_prob, flow))
+
+    fit_flow(
+        data.train,
+        key=jr.key(0),
+        held_out=data.held,
+        num_steps=1_000_000,
+        block=_BLOCK,
+        patience=40,
+        progress=progress,
+    )
+
+
+def _cosine(num_steps: int) -> optax.GradientTransformation:
+    """Adam with rates that rise over a fiftieth of the run, and fall to zero."""
+    warm = max(1, num_steps // 50)
+    rates = optax.warmup_cosine_decay_schedule(
+        _RATE / warm, _RATE, warm, max(warm + 1, num_steps)
+    )
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates))
+
+
+def _steps_within(
+    budget: float, train: Callable[[int, Watch], None], data: Data
+) -> int:
+    """How many steps fit into a budget, by a short run."""
+    jax.clear_caches()
+    watch = Watch(data.test[:1], float("inf"))
+    train(2 * _BLOCK, watch)
+    first, second = watch.seconds[-2:]
+    rate = _BLOCK / (second - first)
+    jax.clear_caches()
+    return max(_BLOCK, int((budget - first) * rate) + _BLOCK)
+
+
+def _trained(data: Data, watch: Watch, *, budget: float) -> None:
+    def train(num_steps: int, watch: Watch) -> None:
+        flow = spline_flow(jr.key(0), data.train.shape[1], data=data.train)
+        rest = eqx.partition(flow, trainable_leaves(flow))[1]
+
+        def progress(state: Any, loss: float, held: float) -> None:
+            best = eqx.combine(state.best, rest)
+            watch.look(functools.partial(_log_prob, best))
+
+        maximum_likelihood(
+            flow,
+            data.train,
+            key=jr.key(1),
+            held_out=data.held,
+            optimiser=_cosine(num_steps),
+            num_steps=num_steps,
+            block=_BLOCK,
+            patience=None,
+            progress=progress,
+        )
+
+    num_steps = _steps_within(budget, train, data)
+    watch.start = time.process_time()
+    train(num_steps, watch)
+
+
+def _flowjax_default(data: Data, watch: Watch) -> None:
+    # the defaults of its fit_to_data
+    train_flowjax(data, watch.look, optax.adam(5e-4), 100, _BLOCK)
+
+
+def _flowjax_cosine(data: Data, watch: Watch, *, budget: float) -> None:
+    def train(num_steps: int, watch: Watch) -> None:
+        size = min(_BATCH, len(data.train))
+        optimiser = _cosine(num_steps)
+        train_flowjax(data, watch.look, optimiser, size, _BLOCK, num_steps)
+
+    num_steps = _steps_within(budget, train, data)
+    watch.start = time.process_time()
+    train(num_steps, watch)
+
+
+def plot(report: dict, path: pathlib.Path) -> None:
+    """Likelihood against time, a panel for each law whose density is known."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    records = [r for r in report["results"] if r["truth"] is not None and r["seconds"]]
+    cases = list(dict.fromkeys(r["case"] for r in records))
+    rivals = list(dict.fromkeys(r["rival"] for r in records))
+    figure, panels = plt.subplots(
+        1,
+        len(cases),
+        figsize=(4.2 * len(cases), 4.2),
+        squeeze=False,
+        sharex=True,
+        layout="constrained",
+    )
+    colours = plt.get_cmap("tab10")
+    end = max(s for r in records for s in r["seconds"])
+    for panel, case in zip(panels[0], cases, strict=True):
+        mine = [r for r in records if r["case"] == case]
+        truth = mine[0]["truth"]
+        panel.axhline(truth, color="black", linestyle="--", label="truth")
+        for record in mine:
+            x = [*record["seconds"], end]
+            y = [*record["log_likelihood"], record["log_likelihood"][-1]]
+            colour = colours(rivals.index(record["rival"]))
+            style = ":" if record["rival"].startswith("flowjax") else "-"
+            panel.step(x, y, style, where="post", color=colour, label=record["rival"])
+            panel.plot(x[:1], y[:1], "o", color=colour, markersize=4)
+        panel.set_xscale("log")
+        panel.set_xlim(1, end)
+        panel.set_xticks(_TIMES, [f"{t}" for t in _TIMES])
+        panel.minorticks_off()
+        panel.set_ylim(truth - 0.7, truth + 0.04)
+        panel.set_title(case)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    figure.supxlabel("CPU time (s), compilation included")
+    figure.supylabel("log-likelihood of test samples (nats)")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,117 @@
+from typing import Any, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import assert_close
+
+from transportjax import maps as tm
+from transportjax.flows import Flow, coupling_flow, fit, fit_flow
+
+
+def small(x):
+    return coupling_flow(jr.key(5), 2, data=x, num_layers=2, width=16, depth=1)
+
+
+def mean_log_prob(flow, x):
+    return float(jnp.mean(jax.jit(jax.vmap(flow.log_prob))(x)))
+
+
+def bent(key, n):
+    """A parabola with noise, and its exact mean log density under itself."""
+    x, y = jr.normal(key, (2, n))
+    return jnp.stack([x, x * x + 0.3 * y], axis=1)
+
+
+def bent_log_prob(x):
+    score = (x[:, 1] - x[:, 0] ** 2) / 0.3
+    return -(x[:, 0] ** 2 + score**2) / 2 - jnp.log(2 * jnp.pi * 0.3)
+
+
+def test_the_trained_flow_takes_the_place_of_the_fitted_one():
+    x, held, test = bent(jr.key(0), 4000), bent(jr.key(1), 500), bent(jr.key(2), 4000)
+    seen = []
+    result = fit_flow(
+        x,
+        key=jr.key(3),
+        flow=small(x),
+        held_out=held,
+        num_steps=1500,
+        progress=lambda *news: seen.append(news),
+    )
+    stats = result.stats
+    assert stats["held_out"].shape == (7,)
+    assert stats["loss"].shape == (1500,)
+    assert [step for _, step, _ in seen] == [0, *range(250, 1501, 250)]
+    losses = [loss for _, _, loss in seen]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] == float(stats["fitted"])
+    assert losses[-1] == float(jnp.min(stats["held_out"])) < losses[0]
+    for flow, _, loss in (seen[0], seen[-1]):
+        assert -mean_log_prob(flow, held) == pytest.approx(loss, abs=1e-4)
+    truth = float(jnp.mean(bent_log_prob(test)))
+    reached = mean_log_prob(result.model, test)
+    assert truth - 0.1 < reached < truth + 0.03
+    assert mean_log_prob(seen[0][0], test) < reached
+
+
+def test_few_samples_keep_the_fit():
+    x = bent(jr.key(0), 60)
+    run = {"key": jr.key(1), "flow": small(x), "held_out": 0.25}
+    first, second = (fit_flow(x, **run, num_steps=20, block=10) for _ in range(2))
+    assert first.stats["fitted"] < jnp.min(first.stats["held_out"])
+    assert isinstance(first.model.map.maps[1].layers, tm.SlicedMap)
+    for a, b in zip(*map(jax.tree.leaves, (first.model, second.model)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_average_has_the_stated_weights(x64):
+    optimiser = fit._averaging()
+    path = [jnp.array([0.0])]
+    pair = fit._Averaged(path[0], path[0])
+    state = optimiser.init(pair)
+    for t in range(1, 31):
+        slopes = fit._Averaged(jnp.array([-1.0]), jnp.array([0.0]))
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimiser.update(slopes, state, pair)
+        pair = eqx.apply_updates(pair, updates)
+        path.append(pair.flow)
+        if t == 1:
+            assert_close(pair.average, path[1])  # the start has no weight
+    assert float(pair.flow[0]) > 0
+    s = np.arange(1.0, 31.0)
+    weights = s * (s + 1) * (s + 2)  # about the power three
+    expected = weights @ np.concatenate(path[1:]) / np.sum(weights)
+    assert_close(pair.average[0], expected, 1e-6)
+
+
+def test_only_leaves_that_may_move_are_averaged():
+    flow = Flow(tm.Cayley.create(jr.key(0), 2), 2)
+    x = jr.normal(jr.key(1), (40, 2))
+    result = fit_flow(x, key=jr.key(2), flow=flow, num_steps=4, block=2)
+    bases = [result.state.parameters.flow.map.base, result.state.best.flow.map.base]
+    assert bases == [None, None]
+
+
+def test_bad_input_is_named(user_errors):
+    key = jr.key(0)
+    x = jr.normal(key, (50, 2))
+    cases = [
+        ("`x`", lambda: fit_flow(x[0], key=key)),
+        ("`x` must be continuous", lambda: fit_flow(jnp.ones((9, 2), int), key=key)),
+        ("`x` must be finite", lambda: fit_flow(x * jnp.nan, key=key)),
+        ("`flow`", lambda: fit_flow(x, key=key, flow=cast(Any, jnp.tanh))),
+        (
+            r"`x` must have shape \(n, 3\)",
+            lambda: fit_flow(x, key=key, flow=coupling_flow(key, 3, num_layers=1)),
+        ),
+        ("`held_out`", lambda: fit_flow(x, key=key, held_out=0)),
+        ("`held_out`", lambda: fit_flow(x, key=key, held_out=1.0)),
+        ("`held_out`", lambda: fit_flow(x, key=key, held_out=x[:, :1])),
+    ]
+    for match, call in cases:
+        with pytest.raises(ValueError, match=match):
+            call()
