@@ -105,6 +105,26 @@ def test_ply_as_text_and_as_bytes_of_either_end(tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("faces", "expected"),
+    [
+        ("4 0 1 2 3\n4 1 0 3 2\n", [[0, 1, 2], [0, 2, 3], [1, 0, 3], [1, 3, 2]]),
+        ("4 0 1 2 3\n3 0 1 2\n", [[0, 1, 2], [0, 2, 3], [0, 1, 2]]),
+    ],
+)
+def test_polygons_become_triangles(faces, expected, tmp_path):
+    (tmp_path / "a.ply").write_bytes(_ply(faces=faces))
+    np.testing.assert_array_equal(read_shape(tmp_path / "a.ply").faces, expected)
+    text = "v 0.1 0 5\nv 1 0.5 0\nv 1 1 0\nv 0 1 0\nvn 0 0 1\n"
+    for polygon in faces.splitlines():
+        corners = [f"{int(k) + 1}//1" for k in polygon.split()[1:]]
+        text += f"f {' '.join(corners)}\n"
+    (tmp_path / "a.obj").write_text(text)
+    shape = read_shape(tmp_path / "a.obj")
+    np.testing.assert_array_equal(shape.faces, expected)
+    np.testing.assert_allclose(shape.points[0], [0.1, 0, 5])
+
+
 def test_the_points_of_an_obj_keep_their_order(tmp_path):
     """Groups, materials, textures and normals of faces do not split it."""
     path = tmp_path / "a.obj"
@@ -189,21 +209,20 @@ GOOD = b"0 0\n1 0\n"
         ("a.xyz", GOOD, "must end in one of .csv, .txt, .npy, .ply, .obj"),
         ("a.npy", GOOD, "a.npy"),
         ("a.ply", GOOD, "cannot be read"),
-        ("a.ply", _ply()[:-12], "not all of its 2 faces"),
+        ("a.ply", _ply()[:-12], "faces cannot be read"),
+        ("a.ply", _ply(faces="3 0 1 2\n2 0 1"), "a face of 2 corners"),
         ("a.ply", _ply()[:-40], "a.ply"),
         ("a.ply", _ply("binary_little_endian"), "cannot be read"),
         ("a.ply", _ply(vertex=10**15), "a.ply"),
         ("a.ply", _ply(vertex="many"), "cannot be read"),
         ("a.ply", _ply().replace(b"double x", b"double w"), "cannot be read"),
         ("a.ply", _ply(faces="3 0 1 2\n3 0 1 4"), "`faces` must hold numbers of the"),
-        ("a.ply", _ply(faces="3 0 1 2\n4 0 1 2 3"), "not all of its 2 faces are tri"),
-        ("a.ply", _ply(faces="4 0 1 2 3\n4 0 1 2 3"), "not all of its 2 faces are tri"),
         ("a.obj", b"# no vertices\n", "has no points"),
         ("a.obj", b"v 0 0\n", "three coordinates"),
         ("a.obj", b"v 0 0 0\nv 1 1 x\n", "a.obj"),
         ("a.obj", b"v 0 0 nan\nv 1 1 1\n", "must be finite"),
         ("a.obj", b"v 0 0 0\nv 1 0 0\nf 1 2 9\n", "a.obj"),
-        ("a.obj", b"v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nf 1 2 3 4\n", "triangulate"),
+        ("a.obj", b"v 0 0 0\nv 1 0 0\nv 1 1 0\nf 1 2\n", "a face of 2 corners"),
     ],
 )
 def test_bad_files_are_named(name, data, message, tmp_path, user_errors):

@@ -37,6 +37,13 @@ def read_ply(data: bytes) -> Shape:
         raise ValueError("has no points")
     kind = np.dtype(tables["vertex"]["properties"]["x"])
     num_faces = tables.get("face", {}).get("length", 0)
+    if num_faces and np.shape(read.get("faces")) != (num_faces, 3):
+        lists = next(iter(tables["face"].get("data", {}).values()), ())
+        polygons = [np.atleast_1d(polygon).tolist() for polygon in lists]
+        if len(polygons) != num_faces:
+            raise ValueError("its faces cannot be read")
+        read["faces"] = np.array([t for p in polygons for t in _fan(p)])
+        num_faces = len(read["faces"])
     shape = _from_mesh(read, num_faces)
     if kind == np.float32:
         points, normals = shape.points, shape.normals
@@ -54,6 +61,7 @@ def read_obj(data: bytes) -> Shape:
     lines = re.findall(r"^[ \t]*((?:v|vn|f)[ \t].*)$", text, re.MULTILINE)
     lines = [re.sub(r"/-?\d*(/|(?=\s|$))", r"/\1", line) for line in lines]
     lines = [re.sub(r"/+(?=\s|$)", "", line) for line in lines]
+    lines = [part for line in lines for part in _divided(line)]
     num_points, num_faces = (
         sum(line.split(maxsplit=1)[0] == word for line in lines) for word in ("v", "f")
     )
@@ -64,6 +72,21 @@ def read_obj(data: bytes) -> Shape:
         lines = [re.sub(r"/\S*", "", line) for line in lines if line[:2] != "vn"]
         read = _load_obj(lines)
     return _from_mesh(read, num_faces)
+
+
+def _divided(line: str) -> list[str]:
+    """A line of a polygon as lines of triangles; other lines as they are."""
+    word, *corners = line.split()
+    if word != "f":
+        return [line]
+    return [" ".join(("f", *triangle)) for triangle in _fan(corners)]
+
+
+def _fan(polygon: list) -> list[list]:
+    """The triangles from the first corner of a polygon."""
+    if len(polygon) < 3:
+        raise ValueError(f"has a face of {len(polygon)} corners")
+    return [[polygon[0], *polygon[k : k + 2]] for k in range(1, len(polygon) - 1)]
 
 
 def _load_obj(lines: list[str]) -> dict[str, Any]:
@@ -90,10 +113,7 @@ def _from_mesh(read: dict[str, Any], num_faces: int) -> Shape:
     """A shape from what trimesh gives; `num_faces` is what the file announced."""
     faces: Any = read.get("faces") if num_faces else None
     if num_faces and np.shape(faces) != (num_faces, 3):
-        raise ValueError(
-            f"not all of its {num_faces} faces are triangles: triangulate it first, or "
-            "leave the faces out"
-        )
+        raise ValueError(f"not all of its {num_faces} triangles can be read")
     points = np.asarray(read["vertices"], np.float64)
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError("its points must have three coordinates")

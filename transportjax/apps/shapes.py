@@ -23,9 +23,9 @@ def read_shape(path: str | os.PathLike[str]) -> Shape:
     `.csv` and `.txt` are tables of numbers, with commas, semicolons, tabs or spaces
     between them and perhaps a line of names above: 2 or 3 columns, or 4 or 6, of which
     the second half are normals. `.npy` holds the same as an array. `.ply` (text or
-    bytes) and `.obj` are triangle meshes or sets of points; the library trimesh reads
-    them (`pip install transportjax[shapes]`). The order of the points is kept; of an
-    OBJ file, groups, materials and textures are not.
+    bytes) and `.obj` are meshes or sets of points; the library trimesh reads them (`pip
+    install transportjax[shapes]`). The order of the points is kept; polygons become
+    fans of triangles; of an OBJ file, groups, materials and textures are left out.
 
     Args:
         path: the file.
@@ -35,8 +35,8 @@ def read_shape(path: str | os.PathLike[str]) -> Shape:
 
     Raises:
         ShapeError: an unknown ending; a file that is damaged, empty, has another number
-            of columns, numbers that are not finite, or faces that are not triangles;
-            a mesh, and trimesh is not installed. The message is one line.
+            of columns, numbers that are not finite, or faces of fewer than three
+            corners; a mesh, and trimesh is not installed. The message is one line.
         OSError: the file cannot be read.
 
     Example:
