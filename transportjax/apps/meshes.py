@@ -37,7 +37,7 @@ def read_ply(data: bytes) -> Shape:
         raise ValueError("has no points")
     kind = np.dtype(tables["vertex"]["properties"]["x"])
     num_faces = tables.get("face", {}).get("length", 0)
-    if num_faces and np.shape(read.get("faces")) != (num_faces, 3):
+    if num_faces and np.shape(read.get("faces", ())) != (num_faces, 3):
         lists = next(iter(tables["face"].get("data", {}).values()), ())
         polygons = [np.atleast_1d(polygon).tolist() for polygon in lists]
         if len(polygons) != num_faces:
