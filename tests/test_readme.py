@@ -42,9 +42,13 @@ def test_commands_of_the_readme_are_understood(tmp_path):
         make_parser().parse_args(command.split())
 
 
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+WITH_DATA = {"drifting_digits"}  # of its user
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem
+    "path", [p for p in EXAMPLES if p.stem not in WITH_DATA], ids=lambda p: p.stem
 )
 def test_examples_run_and_write_a_figure(path):
     figure = ROOT / "examples" / "output" / f"{path.stem}.png"

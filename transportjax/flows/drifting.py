@@ -51,7 +51,9 @@ def two_sided_drift(
 
     where y_j are the data and z_k the other samples and the negatives. It does not
     die out far from the data as `l2_drift` does, but moves hardly any mass between far
-    groups. The distances of all samples to all targets are held in memory.
+    groups. In tens of dimensions, with batches of hundreds, it gathers the samples in
+    the middle of the data: add a field that keeps them apart, as
+    `examples/drifting_digits.py` does. All distances to all targets are held in memory.
 
     Differentiable, though a `drift_loss` holds it constant.
 
