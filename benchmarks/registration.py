@@ -7,7 +7,7 @@ the shape, the median over eight draws.
 
     python -m benchmarks registration --data FOLDER
 
-adds published experiments, from FOLDER/fish/fish_{X,Y}.txt, FOLDER/face/face_{X,Y}.txt
+adds published experiments, those that are there of FOLDER/fish/fish_{X,Y}.txt, FOLDER/face/face_{X,Y}.txt
 and FOLDER/dragon_stand.npz with dragon_stand_poses.conf. The quality is, in percent of
 the radius: of the fish, the distance of points of equal index; of the faces, that of
 nearest neighbours. Of the dragon, thinned to cells of 5 mm, it is the number of pairs
@@ -49,9 +49,12 @@ def cases(options: Namespace) -> Iterator[Case]:
     if data is None:
         return
     for name in ("fish", "face"):
+        if not (data / name).exists():
+            continue
         clouds = [np.loadtxt(data / name / f"{name}_{k}.txt") for k in "XY"]
         yield _published(name, *(cloud.astype(options.dtype) for cloud in clouds))
-    for angle in (24,) if options.quick else (24, 48, 72, 96):
+    angles = (24,) if options.quick else (24, 48, 72, 96)
+    for angle in angles if (data / "dragon_stand.npz").exists() else ():
         yield _dragon(data, angle, options.dtype)
 
 
