@@ -7,12 +7,13 @@ the shape, the median over eight draws.
 
     python -m benchmarks registration --data FOLDER
 
-adds published experiments, those that are there of FOLDER/fish/fish_{X,Y}.txt, FOLDER/face/face_{X,Y}.txt
-and FOLDER/dragon_stand.npz with dragon_stand_poses.conf. The quality is, in percent of
-the radius: of the fish, the distance of points of equal index; of the faces, that of
-nearest neighbours. Of the dragon, thinned to cells of 5 mm, it is the number of pairs
-of scans, out of thirty, whose rotation is found (|q . q_true| > 0.99), and times are of
-all pairs; the angle is between the views, of which the start knows nothing.
+adds published experiments, those that are there of FOLDER/fish/fish_{X,Y}.txt,
+FOLDER/face/face_{X,Y}.txt, and FOLDER/dragon_stand.npz with dragon_stand_poses.conf.
+The quality is, in percent of the radius: of the fish, the distance of points of equal
+index; of the faces, that of nearest neighbours. Of the dragon, in cells of 5 mm,
+it is the number of pairs of scans, out of thirty, whose rotation is found
+(|q . q_true| > 0.99), and times are of all pairs; the angle is between the views, of
+which the start knows nothing.
 """
 
 import functools
