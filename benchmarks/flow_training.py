@@ -43,14 +43,15 @@ def cases(options: Namespace) -> Iterator[Case]:
             rivals = _ours(kind, dim)
             if has_peer:
                 rivals |= _flowjax(kind, dim)
-            yield Case(
-                f"{kind} couplings, d = {dim}", (x,), rivals, quality=lambda loss: loss
-            )
+            yield Case(f"{kind} couplings, d = {dim}", (x,), rivals, quality=float)
 
 
 def _ours(kind: str, dim: int) -> dict[str, Rival]:
-    make = coupling_flow if kind == "affine" else spline_flow
-    flow = make(jr.key(0), dim)
+    sizes = {"num_layers": 8, "rotate": False}
+    if kind == "affine":
+        flow = coupling_flow(jr.key(0), dim, **sizes)
+    else:
+        flow = spline_flow(jr.key(0), dim, num_bins=_BINS, interval=_INTERVAL, **sizes)
     parameters, rest = eqx.partition(flow, trainable_leaves(flow))
     _print_size(f"transportjax, {kind}, d = {dim}", parameters)
 
