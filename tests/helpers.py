@@ -1,11 +1,14 @@
-"""What several test files share: tolerances, finite differences, parity data."""
+"""What several test files share: tolerances, finite differences, data, commands."""
 
+import os
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+
+from transportjax.cli import main
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -55,3 +58,13 @@ def perturbed(tree, key, size=0.1):
         x + size * jr.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)
     ]
     return jax.tree.unflatten(structure, moved)
+
+
+def run(folder, *arguments):
+    """The exit code of a command whose file names are relative to `folder`."""
+    there = os.getcwd()
+    os.chdir(folder)
+    try:
+        return main(list(map(str, arguments)))
+    finally:
+        os.chdir(there)

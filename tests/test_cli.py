@@ -8,10 +8,10 @@ import time
 
 import numpy as np
 import pytest
+from helpers import run
 from PIL import Image, ImageCms, PngImagePlugin
 
 from transportjax.apps.images import Picture, read_picture, write_picture
-from transportjax.cli import main
 
 PICTURES = pathlib.Path(__file__).parents[1] / "examples" / "pictures"
 SOURCE, PALETTE = (str(PICTURES / f"scotland_{n}.png") for n in ("house", "plain"))
@@ -29,16 +29,6 @@ def small(tmp_path):
         with Image.open(path) as image:
             image.resize((96, 72)).save(tmp_path / name)
     return tmp_path
-
-
-def run(folder, *arguments):
-    """The exit code of a command whose file names are relative to `folder`."""
-    there = os.getcwd()
-    os.chdir(folder)
-    try:
-        return main(list(map(str, arguments)))
-    finally:
-        os.chdir(there)
 
 
 def test_the_main_job(small, capsys):

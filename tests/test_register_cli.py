@@ -1,9 +1,8 @@
 """The command `register`, and `apply` on shapes: from file to file."""
 
-import os
-
 import numpy as np
 import pytest
+from helpers import run
 
 from transportjax.apps import (
     Shape,
@@ -17,7 +16,6 @@ from transportjax.apps import (
     shape_distance,
     write_shape,
 )
-from transportjax.cli import main
 from transportjax.maps import Affine, ModelFileError, save
 
 
@@ -88,16 +86,6 @@ def shapes(tmp_path_factory):
     )
     write_shape(folder / "there.ply", there)
     return folder
-
-
-def run(folder, *arguments):
-    """The exit code of a command whose file names are relative to `folder`."""
-    there = os.getcwd()
-    os.chdir(folder)
-    try:
-        return main(list(map(str, arguments)))
-    finally:
-        os.chdir(there)
 
 
 def test_a_turned_curve_far_away(shapes, tmp_path, capsys):

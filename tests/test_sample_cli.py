@@ -1,10 +1,9 @@
 """The command `sample`, and the laws of tables behind it."""
 
-import os
-
 import jax
 import numpy as np
 import pytest
+from helpers import run
 
 from transportjax.apps import (
     Table,
@@ -17,7 +16,6 @@ from transportjax.apps import (
     table_log_likelihood,
     write_table,
 )
-from transportjax.cli import main
 from transportjax.maps import Affine, ModelFileError, save
 
 NUM = 600
@@ -46,16 +44,6 @@ def folder(tmp_path_factory):
     law = fit_table_law(Table(rows(), NAMES), num_steps=10)
     save_table_law(folder / "flow.tjx", law)
     return folder
-
-
-def run(folder, *arguments):
-    """The exit code of a command whose file names are relative to `folder`."""
-    there = os.getcwd()
-    os.chdir(folder)
-    try:
-        return main(list(map(str, arguments)))
-    finally:
-        os.chdir(there)
 
 
 def test_the_main_job(folder, tmp_path, capsys):
