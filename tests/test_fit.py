@@ -68,6 +68,22 @@ def test_few_samples_keep_the_fit():
         np.testing.assert_array_equal(a, b)
 
 
+def test_what_was_fitted_before_and_weights():
+    normal = Flow(tm.Affine(jnp.eye(2), jnp.zeros(2)), 2)
+    near, held = jr.normal(jr.key(0), (300, 2)), jr.normal(jr.key(1), (500, 2))
+    run = {"key": jr.key(2), "flow": small(near), "num_steps": 60, "block": 20}
+    kept = fit_flow(near, **run, fitted=normal, held_out=held)
+    assert float(kept.stats["fitted"]) == pytest.approx(-mean_log_prob(normal, held))
+    assert kept.model is normal  # the truth: nothing is better
+    both = jnp.concatenate([near, 30 + near])
+    weights = jnp.repeat(jnp.array([2.0, 0.0]), 300)
+    seen = fit_flow(both, **run, weights=weights, held_out=held)
+    blind = fit_flow(both, **run, held_out=held)
+    assert mean_log_prob(seen.model, held) > -3.2  # 2.84 nats under the truth
+    assert seen.stats["fitted"] < blind.stats["fitted"] - 0.5
+    assert seen.stats["held_out"][-1] < blind.stats["held_out"][-1] - 0.2
+
+
 def test_the_average_has_the_stated_weights(x64):
     optimiser = fit._averaging()
     path = [jnp.array([0.0])]
@@ -108,6 +124,8 @@ def test_bad_input_is_named(user_errors):
             r"`x` must have shape \(n, 3\)",
             lambda: fit_flow(x, key=key, flow=coupling_flow(key, 3, num_layers=1)),
         ),
+        ("`fitted`", lambda: fit_flow(x, key=key, fitted=cast(Any, jnp.tanh))),
+        ("`weights`", lambda: fit_flow(x, key=key, weights=-jnp.ones(50))),
         ("`held_out`", lambda: fit_flow(x, key=key, held_out=0)),
         ("`held_out`", lambda: fit_flow(x, key=key, held_out=1.0)),
         ("`held_out`", lambda: fit_flow(x, key=key, held_out=x[:, :1])),

@@ -17,6 +17,7 @@ from transportjax.solvers import Minimisation, MinimiseState, gaussianise, minim
 
 from .constructors import spline_flow
 from .flow import Flow
+from .likelihood import divide, mean_loss, normalised
 
 _RATE = 1e-2
 _WARM = 100  # steps over which the rate rises
@@ -28,6 +29,8 @@ def fit_flow(
     *,
     key: PRNGKeyArray,
     flow: Flow | None = None,
+    fitted: Flow | None = None,
+    weights: ArrayLike | None = None,
     held_out: int | float | ArrayLike = 0.1,
     batch_size: int | None = None,
     num_steps: int = 20_000,
@@ -51,6 +54,8 @@ def fit_flow(
         x: samples, (n, d), n > d.
         key: a random key.
         flow: what to train; None: `spline_flow` with its defaults, whitened by `x`.
+        fitted: what it has to be better than; None: what `gaussianise` gives.
+        weights: masses >= 0 of the samples, (n,). None: equal ones.
         held_out: a share in (0, 1) of the samples, drawn at random, that are not
             trained on; or samples of their own, (m, d).
         batch_size: samples of a batch. None: 256, or all if these are less.
@@ -70,7 +75,8 @@ def fit_flow(
 
     Raises:
         ValueError: samples that are not (n, d), are empty, too few, integer or NaN, or
-            lie in a subspace; a flow of other events; options out of range.
+            lie in a subspace; bad weights; a flow of other events; options out of
+            range.
 
     Warns:
         RuntimeWarning: a loss, gradient or step that is not finite; see `minimise`.
@@ -91,17 +97,22 @@ def fit_flow(
         leads to wider optima and better generalization".
     """
     fit_key, flow_key, train_key, share_key = jr.split(key, 4)
-    train, kept = _divide(x, held_out, share_key)
-    if flow is not None:
-        _checks.check_kind("flow", flow, Flow)
-        _checks.check_samples_of_flow("x", train, flow.dim)
-    dim = train.shape[1]
-    fitted = Flow(gaussianise(train, key=fit_key, held_out=kept).map, dim)
-    floor = float(_mean_loss(fitted, kept))
+    train, kept = _parts(x, weights, held_out, share_key)
+    for name, given in (("flow", flow), ("fitted", fitted)):
+        if given is not None:
+            _checks.check_kind(name, given, Flow)
+            _checks.check_samples_of_flow("x", train["x"], given.dim)
+    dim, masses = train["x"].shape[1], train["weights"]
+    if fitted is None:
+        solution = gaussianise(
+            train["x"], key=fit_key, weights=masses, held_out=kept["x"]
+        )
+        fitted = Flow(solution.map, dim)
+    floor = float(eqx.filter_jit(mean_loss)(fitted, kept, key))
     if progress is not None:
         progress(fitted, 0, floor)
     if flow is None:
-        flow = spline_flow(flow_key, dim, data=train)
+        flow = spline_flow(flow_key, dim, data=train["x"])
     both = _Averaged(flow, flow)
     rest = eqx.partition(both, trainable_leaves(both))[1]
 
@@ -128,7 +139,7 @@ def fit_flow(
         patience=patience,
         progress=report,
     )
-    stats = {**result.stats, "fitted": jnp.asarray(floor, train.dtype)}
+    stats = {**result.stats, "fitted": jnp.asarray(floor, train["x"].dtype)}
     return Minimisation(best_of(result.state)[0], result.state, stats)
 
 
@@ -140,29 +151,31 @@ class _Averaged(eqx.Module):
 
 
 class _Training(NamedTuple):
-    x: Float[Array, "n d"]
+    data: dict
 
 
 class _Judging(NamedTuple):
-    x: Float[Array, "n d"]
+    data: dict
 
 
-def _divide(
-    x: ArrayLike, held_out: Any, key: PRNGKeyArray
-) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
+def _parts(
+    x: ArrayLike, weights: Any, held_out: Any, key: PRNGKeyArray
+) -> tuple[dict, dict]:
     """The samples to train on, and those that are held out."""
     _checks.check_continuous("x", x)
     x = _checks.as_float("x", x)
     x = x.astype(_checks.working_dtype(x.dtype))
     _checks.check_points("x", x)
+    weights = _checks.as_weights("weights", weights, x.shape[:1], x.dtype)
+    data: dict = {"x": x, "conditions": None, "weights": weights}
     if jnp.ndim(held_out) > 0:
         kept = _checks.as_float("held_out", held_out).astype(x.dtype)
         _checks.check_points("held_out", kept, x.shape[1])
-        return x, kept
+        return normalised(data), {"x": kept, "conditions": None, "weights": None}
     _checks.check_number("held_out", held_out, 0, 1, open_low=True)
-    count = _checks.check_share("held_out", held_out, x.shape[0])
-    order = jr.permutation(key, x.shape[0])
-    return x[order[count:]], x[order[:count]]
+    train, kept = divide(data, held_out, key)
+    assert kept is not None  # the share is more than zero
+    return normalised(train), normalised(kept)
 
 
 def _loss(
@@ -170,12 +183,7 @@ def _loss(
 ) -> Float[Array, ""]:
     """The mean of -log p: trained by the flow, judged by the average."""
     flow = model.average if isinstance(batch, _Judging) else model.flow
-    return -jnp.mean(jax.vmap(flow.log_prob)(batch.x))
-
-
-@eqx.filter_jit
-def _mean_loss(flow: Flow, x: Float[Array, "n d"]) -> Float[Array, ""]:
-    return -jnp.mean(jax.vmap(flow.log_prob)(x))
+    return mean_loss(flow, batch.data, key)
 
 
 @functools.cache  # the same object each time, so that nothing is compiled again

@@ -99,14 +99,14 @@ def maximum_likelihood(
     elif jnp.ndim(held_out) > 0:
         kept = _samples(flow, "held_out", held_out, "held_out[1]", None)
     else:
-        data, kept = _divide(data, held_out, key)
+        data, kept = divide(data, held_out, key)
     if kept is not None:
         _checks.check_both_conditional(data["conditions"], kept["conditions"])
-        kept = _normalised(kept)
+        kept = normalised(kept)
     return minimise(
-        _loss,
+        mean_loss,
         flow,
-        _normalised(data),
+        normalised(data),
         key=key,
         optimiser=optimiser,
         batch_size=batch_size,
@@ -131,7 +131,7 @@ def _samples(flow: Flow, name: str, x: Any, other: str, conditions: Any) -> dict
     return {"x": x, "conditions": conditions, "weights": None}
 
 
-def _divide(data: dict, share: Any, key: PRNGKeyArray) -> tuple[dict, dict | None]:
+def divide(data: dict, share: Any, key: PRNGKeyArray) -> tuple[dict, dict | None]:
     """The samples to train on, and those that are held out: a random share."""
     num = data["x"].shape[0]
     count = _checks.check_share("held_out", share, num)
@@ -142,7 +142,7 @@ def _divide(data: dict, share: Any, key: PRNGKeyArray) -> tuple[dict, dict | Non
     return train, jax.tree.map(lambda leaf: leaf[order[:count]], data)
 
 
-def _normalised(data: dict) -> dict:
+def normalised(data: dict) -> dict:
     """The data with weights whose mean is one."""
     weights = data["weights"]
     if weights is None:
@@ -151,7 +151,7 @@ def _normalised(data: dict) -> dict:
     return {**data, "weights": weights / jnp.mean(weights)}
 
 
-def _loss(flow: Flow, batch: dict, key: PRNGKeyArray) -> Float[Array, ""]:
+def mean_loss(flow: Flow, batch: dict, key: PRNGKeyArray) -> Float[Array, ""]:
     """The weighted mean of -log p, in nats."""
     if batch["conditions"] is None:
         values = -jax.vmap(flow.log_prob)(batch["x"])
