@@ -60,6 +60,18 @@ def test_errors_fall_by_the_fifth_power_of_the_steps(key, x64):
     assert 2**4 < error(8) / error(16) < 2**7
 
 
+def test_diffrax_arrives_at_the_same_place(key, x64):
+    diffrax = pytest.importorskip("diffrax")
+    map = maps.ContinuousMap(field(key), num_steps=64)
+    y = jr.normal(key, (2,))
+    steps = diffrax.PIDController(rtol=1e-9, atol=1e-9)
+    term = diffrax.ODETerm(lambda t, x, args: map.field(t, x))
+    solution = diffrax.diffeqsolve(
+        term, diffrax.Dopri8(), 0, 1, 0.1, y, stepsize_controller=steps
+    )
+    np.testing.assert_allclose(map.inverse(y), solution.ys[0], rtol=1e-7)
+
+
 def test_a_divergence_from_signs_is_right_on_average(key, x64):
     velocity = field(key, 3)
     y = jr.normal(key, (3,))

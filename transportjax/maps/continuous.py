@@ -140,6 +140,8 @@ class ContinuousMap(AbstractBijection):
     The equation is solved by equal steps of Tsitouras' method of order 5, in one
     compiled loop. Values, inverse and log-determinant have its error, which falls by
     2^5 as `num_steps` doubles: if the round trip is not good enough, double it.
+    Another solver takes the field itself, as diffrax with steps that adapt does:
+    `diffrax.ODETerm(lambda t, x, args: map.field(t, x))`.
 
     Differentiable in the event and in the leaves of the field, any number of times.
 
