@@ -117,6 +117,7 @@ MAKERS = {
     "decision": (_decision, (3,)),
     "rigid": (_rigid, (3,)),
     "rigid, plane": (lambda key: _rigid(key, 2), (2,)),
+    "similarity": (lambda key: tm.Similarity(_rigid(key), 0.4), (3,)),
     "thin plate": (lambda key: _warp(key, 3), (3,)),
     "thin plate, plane": (lambda key: _warp(key, 2), (2,)),
     "Gaussian warp": (lambda key: _warp(key, 3, tm.GaussianWarp, 0.2), (3,)),

@@ -1,4 +1,4 @@
-"""Rigid maps; the laws of all maps are in test_maps.py."""
+"""Rigid maps and similarities; the laws of all maps are in test_maps.py."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_close, check_gradient
 from scipy.spatial.transform import Rotation
 
-from transportjax.maps import Rigid
+from transportjax.maps import Rigid, Similarity
 
 # general, identity, and half turns, where one way to a quaternion after another fails
 QUATERNIONS = np.array(
@@ -57,6 +57,16 @@ def test_identity():
         np.testing.assert_array_equal(Rigid.identity(dim)(x), x)
 
 
+def test_a_similarity_is_a_scaled_rotation_and_a_translation():
+    turn = Rigid(QUATERNIONS[0], np.array([1.0, -2.0, 0.5]))
+    map = Similarity(turn, np.log(2.5))
+    x = jnp.array([0.3, -1.0, 2.0])
+    assert_close(map(x), 2.5 * turn.matrix @ x + turn.translation)
+    assert_close(map.matrix, 2.5 * turn.matrix)
+    assert_close(map.transform_and_log_det(x)[1], 3 * np.log(2.5))
+    np.testing.assert_array_equal(Similarity.identity(3)(x), x)
+
+
 def test_derivatives(x64):
     weights = np.random.default_rng(1).normal(size=(3, 3))
 
@@ -90,6 +100,8 @@ def test_derivatives(x64):
             lambda: Rigid.from_matrix(2 * np.eye(3), np.zeros(3)),
             "Use `Affine` for other matrices",
         ),
+        (lambda: Similarity(np.eye(2), 0.0), "`turn` must be a Rigid"),
+        (lambda: Similarity(Rigid.identity(2), np.nan), "`log_scale` must be"),
     ],
 )
 def test_errors(make, message, user_errors):

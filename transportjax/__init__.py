@@ -26,6 +26,7 @@ from transportjax.maps import (
     RationalQuadraticSpline as RationalQuadraticSpline,
     Rigid as Rigid,
     Scan as Scan,
+    Similarity as Similarity,
     SlicedMap as SlicedMap,
     SlicedStep as SlicedStep,
     ThinPlateSpline as ThinPlateSpline,

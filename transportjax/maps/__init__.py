@@ -30,6 +30,7 @@ from .rotations import (
     Householder as Householder,
     Permutation as Permutation,
 )
+from .similarity import Similarity as Similarity
 from .sliced import SlicedMap as SlicedMap
 from .sliced_step import SlicedStep as SlicedStep
 from .spline import RationalQuadraticSpline as RationalQuadraticSpline

@@ -28,6 +28,7 @@ from .monotone import MonotoneLinear
 from .radial import GaussianWarp
 from .rigid import Rigid
 from .rotations import Cayley, Householder, Permutation
+from .similarity import Similarity
 from .sliced import SlicedMap
 from .sliced_step import SlicedStep
 from .spline import RationalQuadraticSpline
@@ -53,6 +54,7 @@ _CLASSES: dict[str, type[eqx.Module]] = {
     "RationalQuadraticSpline": RationalQuadraticSpline,
     "Rigid": Rigid,
     "Scan": Scan,
+    "Similarity": Similarity,
     "SlicedMap": SlicedMap,
     "SlicedStep": SlicedStep,
     "SplineCoupling": SplineCoupling,

@@ -11,6 +11,7 @@ from transportjax._sharding import explicit_mesh_guard
 from .affine import Affine
 from .bijection import AbstractBijection
 from .rigid import Rigid
+from .similarity import Similarity
 from .small_matrices import cofactor
 from .warp import AbstractWarp
 
@@ -60,7 +61,7 @@ def jacobian(map: AbstractBijection, x: Array) -> Array:
     """The matrix of derivatives at one event."""
     if isinstance(map, AbstractWarp):
         return map.jacobian(x)
-    if isinstance(map, Affine | Rigid):
+    if isinstance(map, Affine | Rigid | Similarity):
         return map.matrix
     return jax.jacfwd(map)(x)
 

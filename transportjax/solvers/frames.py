@@ -14,6 +14,7 @@ from transportjax.maps import (
     Chain,
     GaussianWarp,
     Rigid,
+    Similarity,
     ThinPlateSpline,
 )
 
@@ -31,7 +32,7 @@ def enter(map: AbstractBijection, frame: Frame) -> AbstractBijection:
 
     Of the same class where the class has such maps, or else a chain of three.
     """
-    if isinstance(map, Rigid | Affine | AbstractWarp):
+    if isinstance(map, Rigid | Similarity | Affine | AbstractWarp):
         return _rescale(map, frame)
     eye = jnp.eye(frame.source.shape[0], dtype=frame.source.dtype)
     inside = Affine(eye * frame.scale, frame.source)
@@ -53,6 +54,9 @@ def _rescale(map: Any, frame: Frame) -> AbstractBijection:
     image = jnp.matmul(matrix, source, precision="highest")
     if isinstance(map, Rigid):
         return Rigid(map.rotation, (image + map.translation - target) / scale)
+    if isinstance(map, Similarity):
+        turn = Rigid(map.turn.rotation, (image + map.translation - target) / scale)
+        return Similarity(turn, map.log_scale)
     if isinstance(map, Affine):
         return Affine(matrix, (image + map.offset - target) / scale)
     shift = (image + map.shift - target) / scale
@@ -92,13 +96,12 @@ def with_mean_at(
     map: AbstractBijection, mean: Float[Array, " d"], goal: Float[Array, " d"]
 ) -> AbstractBijection:
     """The map followed by the translation that takes `mean` to `goal`."""
-    for kind, name in (
-        (Rigid, "translation"),
-        (Affine, "offset"),
-        (AbstractWarp, "shift"),
+    for kind, where in (
+        (Rigid, lambda m: m.translation),
+        (Similarity, lambda m: m.turn.translation),
+        (Affine, lambda m: m.offset),
+        (AbstractWarp, lambda m: m.shift),
     ):
         if isinstance(map, kind):
-            leaf = getattr(map, name)
-            where = lambda m, name=name: getattr(m, name)  # noqa: E731
-            return eqx.tree_at(where, map, leaf + goal - mean)
+            return eqx.tree_at(where, map, where(map) + goal - mean)
     return map

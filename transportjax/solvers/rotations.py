@@ -2,19 +2,22 @@
 
 import math
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from transportjax.maps import Rigid
+from transportjax.maps import Rigid, Similarity
 
 
-def turned(map: Rigid, num: int) -> list[Rigid]:
+def turned(map: Rigid | Similarity, num: int) -> list:
     """The map followed by rotations about the image of the origin, itself first.
 
     References:
         Alexa (2022), Super-Fibonacci spirals: fast, low-discrepancy sampling of SO(3).
     """
+    if isinstance(map, Similarity):
+        return [eqx.tree_at(lambda m: m.turn, map, t) for t in turned(map.turn, num)]
     if map.rotation.ndim == 0:
         angles = [2 * math.pi * k / num for k in range(num)]
         return [Rigid(map.rotation + angle, map.translation) for angle in angles]
