@@ -11,7 +11,11 @@ from problems import gaussian_cloud, ring_cloud
 from transportjax.maps import load, save
 from transportjax.sliced import PrincipalDirections
 from transportjax.solvers import gaussianise
-from transportjax.solvers.normal_splines import fit_normal_splines
+from transportjax.solvers.normal_splines import (
+    apply_splines,
+    fit_normal_splines,
+    spline_maps,
+)
 
 
 @jax.jit
@@ -89,8 +93,9 @@ def test_the_spline_of_a_projection_is_its_transfer_to_a_normal_law():
     @jax.jit
     def spline(x, width):
         whole = jnp.ones(())
-        splines, cost = fit_normal_splines(x[None], ones, width, whole, 64)
-        return jax.tree.map(lambda leaf: leaf[0], splines), cost
+        knots, cost = fit_normal_splines(x[None], ones, width, whole, 64)
+        splines = spline_maps(knots[None], jnp.int32(1))
+        return jax.tree.map(lambda leaf: leaf[0, 0], splines), cost
 
     # smoothing does not move what is normal
     normal, cost = spline(jnp.asarray(scipy.stats.norm.ppf(levels), "float32"), 0.5)
@@ -101,6 +106,25 @@ def test_the_spline_of_a_projection_is_its_transfer_to_a_normal_law():
     uniform, _ = spline(jnp.asarray(levels, "float32"), 0.02)
     x = jnp.linspace(0.02, 0.98, 50)
     assert_close(jax.vmap(uniform)(x), scipy.stats.norm.ppf(x), atol=0.02)
+
+
+def test_splines_applied_as_knots_are_the_maps():
+    rng = np.random.default_rng(0)
+    knots = np.cumsum(rng.exponential(size=(2, 3, 20)), axis=-1) - 10
+    slopes = rng.exponential(size=(1, 3, 20)) + 0.01
+    knots = jnp.asarray(np.concatenate([knots, slopes]), "float32")
+    z = jnp.asarray(rng.normal(size=(3, 200)) * 12, "float32")
+
+    @jax.jit
+    def by_maps(knots, z):
+        maps = jax.tree.map(lambda a: a[0], spline_maps(knots[None], jnp.int32(1)))
+        each = jax.vmap(lambda map, z: map.transform_and_log_det(z), (None, 0))
+        return jax.vmap(each)(maps, z)
+
+    value, log_slope = jax.jit(apply_splines)(knots, z)
+    expected = by_maps(knots, z)
+    assert_close(value, expected[0], atol=3e-5)
+    assert_close(log_slope, expected[1], atol=3e-4)
 
 
 def test_the_number_of_steps_is_that_of_the_best_held_out_likelihood(fitted):

@@ -85,7 +85,7 @@ def test_five_dimensions_are_better_than_random(key):
 
 def test_a_shorter_sequence_begins_a_longer_one():
     assert np.array_equal(greedy_rotations(4, 5)[:3], greedy_rotations(3, 5))
-    longer = greedy_rotations(17, 3)  # one beyond the table
+    longer = greedy_rotations(17, 3)
     assert np.array_equal(longer[:16], greedy_rotations(16, 3))
     assert_close(repulsions(longer)[-1], 115.6653, rtol=1e-5)
 

@@ -1,7 +1,8 @@
 """Large samples reduced to a few weighted atoms on a grid: O(n), one pass."""
 
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -57,39 +58,50 @@ def binned_atoms(
     if masses is None:
         masses = jnp.ones_like(x)
     rows, out = (-1, x.shape[-1]), (*x.shape[:-1], num_bins)
-    both = jax.vmap(_bin_row, in_axes=(0, 0, None))(
-        x.reshape(rows), masses.reshape(rows), num_bins
-    )
+    both = _bin_rows(x.reshape(rows), masses.reshape(rows), num_bins)
     places, masses = (a.reshape(out).astype(given.dtype) for a in both)
     return places, masses
 
 
-def _bin_row(
-    x: Float[Array, " n"], weights: Float[Array, " n"], num_bins: int
-) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    weights = weights / jnp.sum(weights)
+def _bin_rows(
+    x: Float[Array, "p n"], weights: Float[Array, "p n"], num_bins: int
+) -> tuple[Float[Array, "p k"], Float[Array, "p k"]]:
+    weights = weights / jnp.sum(weights, axis=1, keepdims=True)
     low, width = _grid(x, weights, num_bins)
     last = num_bins - 1
     steps = (x - low) / width
     inside = jnp.where(steps > 0, jnp.where(steps < last, steps, last), 0)
-    start = jnp.minimum(jnp.floor(jax.lax.stop_gradient(inside)), last - 1)
-    index, share = start.astype(jnp.int32), inside - start
-    zeros = jnp.zeros((num_bins,), x.dtype) + 0 * low
-    mass = zeros.at[index].add(weights * (1 - share), mode="promise_in_bounds")
-    mass = mass.at[index + 1].add(weights * share, mode="promise_in_bounds")
-    return low + width * jnp.arange(num_bins).astype(x.dtype), mass
+    start = jnp.minimum(jnp.floor(lax.stop_gradient(inside)), last - 1)
+    share = inside - start
+    # one scatter for all rows, behind one another, and for both places of a sample
+    begin = np.arange(0, len(x) * num_bins, num_bins, dtype=np.int32)[:, None]
+    index = start.astype(jnp.int32) + begin
+    both = jnp.stack([weights * (1 - share), weights * share], axis=-1)
+    zeros = jnp.zeros((len(x), num_bins), x.dtype) + 0 * low
+    mass = lax.scatter_add(
+        zeros.reshape(-1),
+        index[..., None],
+        both,
+        lax.ScatterDimensionNumbers((2,), (), (0,)),
+        mode="promise_in_bounds",
+    )
+    places = jnp.arange(num_bins).astype(x.dtype)[None, :]
+    return low + width * places, mass.reshape(zeros.shape)
 
 
 def _grid(
-    x: Float[Array, " n"], weights: Float[Array, " n"], num_bins: int
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The first place, and the distance of the places (> 0)."""
+    x: Float[Array, "p n"], weights: Float[Array, "p n"], num_bins: int
+) -> tuple[Float[Array, "p 1"], Float[Array, "p 1"]]:
+    """The first place of each row, and the distance of its places (> 0)."""
     used = weights > 0
-    least = jnp.min(jnp.where(used, x, jnp.inf))
-    most = jnp.max(jnp.where(used, x, -jnp.inf))
+    least = jnp.min(jnp.where(used, x, jnp.inf), axis=1, keepdims=True)
+    most = jnp.max(jnp.where(used, x, -jnp.inf), axis=1, keepdims=True)
     middle = (least + most) / 2
-    mean = middle + jnp.sum(weights * jnp.where(used, x - middle, 0))
-    variance = jnp.sum(weights * jnp.where(used, x - mean, 0) ** 2)
+    rest = jnp.where(used, x - middle, 0)
+    mean = jnp.sum(weights * rest, axis=1, keepdims=True)
+    centred = jnp.where(used, rest - mean, 0)
+    variance = jnp.sum(weights * centred**2, axis=1, keepdims=True)
+    mean = middle + mean
     positive = variance > 0
     deviation = jnp.sqrt(jnp.where(positive, variance, 1))
     reach = jnp.where(positive, _REACH * deviation, 0)

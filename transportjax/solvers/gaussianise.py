@@ -1,16 +1,14 @@
 """Gaussianisation: a normalising flow from data, without gradient descent."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax._checks import (
     as_float,
@@ -26,22 +24,19 @@ from transportjax._checks import (
     working_dtype,
 )
 from transportjax._sharding import explicit_mesh_guard
-from transportjax.maps import Affine, Chain, Scan, SlicedMap, gaussian_map
+from transportjax.maps import Affine, Chain, Scan, gaussian_map
 from transportjax.maps.affine import moments
 from transportjax.sliced import (
     AbstractDirections,
-    GreedyRotations,
     MaxSlicedDirections,
     OrthonormalDirections,
 )
 
-from .marginals import project
-from .normal_splines import fit_normal_splines
+from .gaussian_steps import GreedyCycles, Masses, Options, fit
 from .solution import Solution
 
 _MOST_GREEDY = 3  # dimensions of the greedy sequence of rotations
 _MOST_RANDOM = 9  # dimensions that random rotations still serve well
-_CYCLE = 24  # rotations of the greedy sequence
 _NUM_DIRECTIONS = 8  # of a step, in many dimensions
 
 
@@ -134,31 +129,31 @@ def gaussianise(
     check_number("step_size", step_size, 0, 1, open_low=True)
     weights = as_weights("weights", weights, source.shape[:1], source.dtype)
     if directions is None:
-        directions = _default_directions(source.shape[1])
+        directions = _default_directions(source.shape[1], num_steps)
     whiten = whitening("source", source, weights)
     points, masses = _divide(source, weights, held_out, key)
-    options = _Options(
+    options = Options(
         directions,
-        jnp.asarray(bandwidth).astype(source.dtype),
-        jnp.asarray(step_size).astype(source.dtype),
+        jnp.asarray(bandwidth, source.dtype),
+        jnp.asarray(step_size, source.dtype),
         num_steps,
         num_knots,
+        source.shape[0],
     )
-    start = jax.vmap(whiten.transform_and_log_det)(points)
-    limit, held = jnp.int32(num_steps), jnp.zeros(0, source.dtype)
+    every, held = jnp.asarray(num_steps, "int32"), jnp.zeros(0, source.dtype)
+    limit, few = every, jnp.asarray(patience, "int32")
     if masses.judged is not None:
-        search = _fit(start, masses, key, options, limit, jnp.int32(patience))
+        search = fit(points, whiten, masses, key, options, limit, few)
         limit, held = search.best_step, search.losses
         masses = masses._replace(fitted=masses.every)
-    run = _fit(start, masses, key, options, limit, jnp.int32(num_steps))
+    run = fit(points, whiten, masses, key, options, limit, every)
     layers, cost = run.layers, run.costs
     if is_concrete(limit):
         layers, cost = _first((layers, cost), int(limit))
     if masses.judged is not None and is_concrete(held):
         held = _first(held, int(search.done) + 1)
     stats = {"cost": cost, "held_out": held}
-    points = run.points[: source.shape[0]].astype(dtype)
-    return Solution(Chain((whiten, Scan(layers))), points, stats)
+    return Solution(Chain((whiten, Scan(layers))), run.points.astype(dtype), stats)
 
 
 def _first(tree: Any, count: int) -> Any:
@@ -168,9 +163,9 @@ def _first(tree: Any, count: int) -> Any:
     )
 
 
-def _default_directions(dim: int) -> AbstractDirections:
+def _default_directions(dim: int, num_steps: int) -> AbstractDirections:
     if dim <= _MOST_GREEDY:
-        return GreedyRotations(_CYCLE)
+        return GreedyCycles(num_steps)
     if dim <= _MOST_RANDOM:
         return OrthonormalDirections()
     return MaxSlicedDirections(_NUM_DIRECTIONS)
@@ -180,54 +175,24 @@ def whitening(
     name: str, source: Float[Array, "n d"], weights: Float[Array, " n"] | None
 ) -> Affine:
     """The symmetric map to mean zero and identity covariance; errors tell the name."""
-    whiten, cov = _whitening(source, weights)
+    mean, cov = _moments(source, weights)
     check_spread(name, source.shape, cov)
-    return whiten
+    if not is_concrete(cov):
+        normal = jnp.zeros_like(mean), jnp.eye(*cov.shape, dtype=cov.dtype)
+        return gaussian_map(mean, cov, *normal)
+    # by numpy: nothing to compile
+    values, vectors = np.linalg.eigh(np.asarray(cov, np.float64))
+    matrix = vectors / np.sqrt(values) @ vectors.T
+    offset = -matrix @ np.asarray(mean, np.float64)
+    # on all devices of a mesh; else bound to none, or `fit` would be compiled twice
+    place = cov.sharding if len(cov.devices()) > 1 else None
+    return Affine(
+        jax.device_put(matrix.astype(cov.dtype), place),
+        jax.device_put(offset.astype(cov.dtype), place),
+    )
 
 
-@eqx.filter_jit
-def _whitening(
-    source: Float[Array, "n d"], weights: Float[Array, " n"] | None
-) -> tuple[Affine, Float[Array, "d d"]]:
-    mean, cov = moments(source, weights)
-    normal = jnp.zeros_like(mean), jnp.eye(*cov.shape, dtype=cov.dtype)
-    return gaussian_map(mean, cov, *normal), cov
-
-
-class _Masses(NamedTuple):
-    """The masses of all points, those to fit to, and those to judge the fit by."""
-
-    every: Float[Array, " n"]
-    fitted: Float[Array, " n"]
-    judged: Float[Array, " n"] | None
-
-
-class _Options(NamedTuple):
-    directions: AbstractDirections
-    bandwidth: Float[Array, ""]
-    step_size: Float[Array, ""]
-    num_steps: int
-    num_knots: int
-
-
-class _State(NamedTuple):
-    """Where a fit stands; `best_step` is after how many steps the loss was least."""
-
-    points: Float[Array, "n d"]
-    log_dets: Float[Array, " n"]
-    directions: Any
-    done: Int[Array, ""]
-    best_loss: Float[Array, ""]
-    best_step: Int[Array, ""]
-
-
-class _Run(NamedTuple):
-    points: Float[Array, "n d"]
-    layers: SlicedMap
-    costs: Float[Array, " l"]
-    losses: Float[Array, " l+1"]
-    done: Int[Array, ""]
-    best_step: Int[Array, ""]
+_moments = jax.jit(moments)
 
 
 def _divide(
@@ -235,115 +200,41 @@ def _divide(
     weights: Float[Array, " n"] | None,
     held_out: Any,
     key: PRNGKeyArray,
-) -> tuple[Float[Array, "m d"], _Masses]:
+) -> tuple[Float[Array, "m d"], Masses]:
     """All points, the source first, and their masses."""
     num = source.shape[0]
-    every = jnp.ones_like(source[:, 0]) if weights is None else weights
+    every = np.ones(num, source.dtype) if weights is None else weights
     if jnp.ndim(held_out) > 0:
         others = as_float("held_out", held_out).astype(source.dtype)
         check_points("held_out", others, source.shape[1])
-        fitted = jnp.pad(every, (0, len(others)))
-        judged = jnp.pad(jnp.ones_like(others[:, 0]), (num, 0))
-        return jnp.concatenate([source, others]), _Masses(fitted, fitted, judged)
+        return _join(source, others, every)
     count = check_share("held_out", held_out, num)
     if count == 0:
-        return source, _Masses(every, every, None)
+        every = jnp.asarray(every)
+        return source, Masses(every, every, None)
     masses = _hold_out(every, key, count)
     if weights is not None:
         check_weights("weights", masses.judged, (num,))
     return source, masses
 
 
+@jax.jit
+def _join(
+    source: Float[Array, "n d"], others: Float[Array, "m d"], every: Float[Array, " n"]
+) -> tuple[Float[Array, "n+m d"], Masses]:
+    fitted = jnp.pad(every, (0, len(others)))
+    judged = jnp.pad(jnp.ones_like(others[:, 0]), (len(every), 0))
+    return jnp.concatenate([source, others]), Masses(fitted, fitted, judged)
+
+
 @functools.partial(jax.jit, static_argnames="count")
-def _hold_out(every: Float[Array, " n"], key: PRNGKeyArray, count: int) -> _Masses:
+def _hold_out(every: Float[Array, " n"], key: PRNGKeyArray, count: int) -> Masses:
     """`count` samples held out: a random one of each of so many parts in a row."""
     num = len(every)
     bounds = (np.arange(count + 1) * num // count).astype(np.int32)
     start, width = bounds[:-1], np.diff(bounds)
-    shift = jr.randint(jr.fold_in(key, 1), (count,), 0, width, "int32")
+    bits = jr.bits(jr.split(key, 4)[3], (count,), "uint32")
+    shift = (bits % width.astype(np.uint32)).astype("int32")
     is_held = jnp.zeros(num, bool).at[start + shift].set(True)
     judged = jnp.where(is_held, every, 0)
-    return _Masses(every, every - judged, judged)
-
-
-@eqx.filter_jit
-def _fit(
-    start: tuple[Float[Array, "n d"], Float[Array, " n"]],
-    masses: _Masses,
-    key: PRNGKeyArray,
-    options: _Options,
-    limit: Int[Array, ""],
-    patience: Int[Array, ""],
-) -> _Run:
-    """At most `limit` steps, fewer if `patience` of them have not made a better one."""
-    points, log_dets = start
-    key_init, key_steps, key_target = jr.split(key, 3)
-    # strategies that look at the target meet a sample of it
-    target = jr.normal(key_target, points.shape, points.dtype)
-    sampled = _sample(masses.fitted)
-
-    def move(state: _State, key: PRNGKeyArray):
-        seen = state.points.at[sampled].get(mode="promise_in_bounds")
-        axes, _, strategy = options.directions.sample(
-            key, state.directions, seen, target
-        )
-        axes = axes.astype(points.dtype)
-        splines, cost = fit_normal_splines(
-            project(axes, state.points),
-            masses.fitted,
-            options.bandwidth,
-            options.step_size,
-            options.num_knots,
-        )
-        layer = SlicedMap(axes, splines)
-        moved, more = jax.vmap(layer.transform_and_log_det)(state.points)
-        log_dets, done = state.log_dets + more, state.done + 1
-        loss = _loss(moved, log_dets, masses.judged)
-        better = loss < state.best_loss
-        best_loss = jnp.where(better, loss, state.best_loss)
-        best_step = jnp.where(better, done, state.best_step)
-        state = _State(moved, log_dets, strategy, done, best_loss, best_step)
-        return state, (layer, cost, loss)
-
-    def stay(state: _State, key: PRNGKeyArray):
-        layer, cost, loss = jax.eval_shape(move, state, key)[1]
-        # splines whose leaves are all zero are the identity
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), layer.marginals)
-        axes = jnp.eye(*layer.directions.shape, dtype=layer.directions.dtype)
-        none = (jnp.full((), jnp.nan, x.dtype) for x in (cost, loss))
-        return state, (SlicedMap(axes, zeros), *none)
-
-    def step(state: _State, key: PRNGKeyArray):
-        is_on = (state.done < limit) & (state.done - state.best_step < patience)
-        return lax.cond(is_on, move, stay, state, key)
-
-    loss = _loss(points, log_dets, masses.judged)
-    strategy = options.directions.init(key_init, points.shape[1])
-    zero = jnp.int32(0)
-    state, (layers, costs, losses) = lax.scan(
-        step,
-        _State(points, log_dets, strategy, zero, loss, zero),
-        jr.split(key_steps, options.num_steps),
-    )
-    losses = jnp.concatenate([loss[None], losses])
-    return _Run(state.points, layers, costs, losses, state.done, state.best_step)
-
-
-def _sample(masses: Float[Array, " n"]) -> Int[Array, " n"]:
-    """Places drawn evenly by mass: all of them once if the masses are equal."""
-    levels = jnp.cumsum(masses) / jnp.sum(masses)
-    places = (jnp.arange(len(masses), dtype=masses.dtype) + 0.5) / len(masses)
-    found = jnp.searchsorted(levels, places)
-    return jnp.minimum(found, len(masses) - 1)
-
-
-def _loss(
-    points: Float[Array, "n d"],
-    log_dets: Float[Array, " n"],
-    masses: Float[Array, " n"] | None,
-) -> Float[Array, ""]:
-    """The mean negative log-likelihood, in nats; zero if nothing is judged."""
-    if masses is None:
-        return jnp.sum(jnp.zeros_like(log_dets))
-    normal = jnp.sum(jax.scipy.stats.norm.logpdf(points), axis=1)
-    return -jnp.sum(masses / jnp.sum(masses) * (normal + log_dets))
+    return Masses(every, every - judged, judged)

@@ -1,0 +1,216 @@
+"""The steps of `gaussianise`: one loop, written to be compiled quickly."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from transportjax.maps import Affine, SlicedMap
+from transportjax.sliced import AbstractDirections
+from transportjax.sliced.greedy import greedy_rotation
+
+from .normal_splines import apply_splines, fit_normal_splines, spline_maps
+
+_CYCLE = 24  # rotations of the greedy sequence
+
+
+class Masses(NamedTuple):
+    """The masses of all points, those to fit to, and those to judge the fit by."""
+
+    every: Float[Array, " n"]
+    fitted: Float[Array, " n"]
+    judged: Float[Array, " n"] | None
+
+
+class Options(NamedTuple):
+    """How to fit; the sizes, which are Python's integers, are static."""
+
+    directions: AbstractDirections
+    bandwidth: Float[Array, ""]
+    step_size: Float[Array, ""]
+    num_steps: int
+    num_knots: int
+    num_points: int  # of the source: others that are held out come behind it
+
+
+class _State(NamedTuple):
+    """Where a fit stands; `best_step` is after how many steps the loss was least."""
+
+    points: Float[Array, "d n"]
+    log_dets: Float[Array, " n"]
+    directions: Any
+    done: Int[Array, ""]
+    best_loss: Float[Array, ""]
+    best_step: Int[Array, ""]
+
+
+class _Trace(NamedTuple):
+    """What each step leaves."""
+
+    axes: Float[Array, "l p d"]
+    knots: Float[Array, "l 3 p k"]
+    costs: Float[Array, " l"]
+    losses: Float[Array, " l"]
+
+
+class Run(NamedTuple):
+    """The points at the end, and the layers that brought them there."""
+
+    points: Float[Array, "n d"]
+    layers: SlicedMap
+    costs: Float[Array, " l"]
+    losses: Float[Array, " l+1"]
+    done: Int[Array, ""]
+    best_step: Int[Array, ""]
+
+
+@eqx.filter_jit
+def fit(
+    source: Float[Array, "n d"],
+    whiten: Affine,
+    masses: Masses,
+    key: PRNGKeyArray,
+    options: Options,
+    limit: Int[Array, ""],
+    patience: Int[Array, ""],
+) -> Run:
+    """At most `limit` steps, fewer if `patience` of them have not made a better one."""
+    points, log_dets = jax.vmap(whiten.transform_and_log_det, out_axes=(1, 0))(source)
+    keys = jr.split(key, 4)
+    keys, key_init, key_target = jr.split(keys[1], options.num_steps), keys[0], keys[2]
+    # strategies that look at the target meet a sample of it
+    target = jr.normal(key_target, source.shape, points.dtype)
+    sampled = _sample(masses.fitted)
+    strategy = options.directions.init(key_init, len(points))
+
+    def step(carry: tuple[_State, _Trace]) -> tuple[_State, _Trace]:
+        state, trace = carry
+        axes, strategy = draw(state)
+        along = jnp.matmul(axes, state.points, precision="highest")
+        knots, cost = fit_normal_splines(
+            along,
+            masses.fitted,
+            options.bandwidth,
+            options.step_size,
+            options.num_knots,
+        )
+        moved, log_slopes = apply_splines(knots, along)
+        points = state.points + jnp.matmul(axes.T, moved - along, precision="highest")
+        log_dets = state.log_dets + jnp.sum(log_slopes, axis=0)
+        loss = _loss(points, log_dets, masses.judged)
+        trace = jax.tree.map(
+            lambda rows, row: lax.dynamic_update_index_in_dim(rows, row, state.done, 0),
+            trace,
+            _Trace(axes, knots, cost, loss),
+        )
+        better, done = loss < state.best_loss, state.done + 1
+        best_loss = jnp.where(better, loss, state.best_loss)
+        best_step = jnp.where(better, done, state.best_step)
+        state = _State(points, log_dets, strategy, done, best_loss, best_step)
+        return state, trace
+
+    def draw(state: _State) -> tuple[Float[Array, "p d"], Any]:
+        seen = state.points.T.at[sampled].get(mode="promise_in_bounds")
+        key = lax.dynamic_index_in_dim(keys, state.done, keepdims=False)
+        axes, _, strategy = options.directions.sample(
+            key, state.directions, seen, target
+        )
+        return axes.astype(points.dtype), strategy
+
+    def goes_on(carry: tuple[_State, _Trace]) -> Array:
+        state, _ = carry
+        return (state.done < limit) & (state.done - state.best_step < patience)
+
+    loss = _loss(points, log_dets, masses.judged)
+    zero = jnp.int32(0)
+    state = _State(points, log_dets, strategy, zero, loss, zero)
+    shape = jax.eval_shape(draw, state)[0].shape
+    trace = _no_steps(points, shape, options)
+    # not a scan: it ends when nothing gets better
+    state, trace = lax.while_loop(goes_on, step, (state, trace))
+    return Run(
+        state.points.T[: options.num_points],
+        jax.vmap(SlicedMap)(trace.axes, spline_maps(trace.knots, state.done)),
+        trace.costs,
+        jnp.concatenate([loss[None], trace.losses]),
+        state.done,
+        state.best_step,
+    )
+
+
+def _no_steps(
+    points: Float[Array, "d n"], shape: tuple[int, ...], options: Options
+) -> _Trace:
+    """Room for what the steps leave; without them, identities and NaN."""
+    num, like = options.num_steps, functools.partial(jnp.full_like, points)
+    return _Trace(
+        like(np.eye(shape[0], shape[1]), shape=(num, *shape)),
+        like(0, shape=(num, 3, shape[0], options.num_knots)),
+        like(np.nan, shape=num),
+        like(np.nan, shape=num),
+    )
+
+
+def _sample(masses: Float[Array, " n"]) -> Int[Array, " n"]:
+    """Places drawn evenly by mass: all of them once if the masses are equal."""
+    levels = jnp.cumsum(masses) / jnp.sum(masses)
+    places = (jnp.arange(len(masses), dtype=masses.dtype) + 0.5) / len(masses)
+    found = jnp.searchsorted(levels, places)
+    return jnp.minimum(found, len(masses) - 1)
+
+
+def _loss(
+    points: Float[Array, "d n"],
+    log_dets: Float[Array, " n"],
+    masses: Float[Array, " n"] | None,
+) -> Float[Array, ""]:
+    """The mean negative log-likelihood, in nats; zero if nothing is judged."""
+    if masses is None:
+        return jnp.sum(jnp.zeros_like(log_dets))
+    size = jnp.sum(points**2, axis=0) + len(points) * math.log(2 * math.pi)
+    shares = masses / jnp.sum(masses)
+    return jnp.dot(shares, size / 2 - log_dets, precision="highest")
+
+
+class GreedyCycles(AbstractDirections):
+    """`GreedyRotations` whose turns are always the same ones: little to compile."""
+
+    num_steps: int = eqx.field(static=True)
+
+    def init(self, key: PRNGKeyArray, dim: int) -> Int[Array, ""]:
+        """The number of steps made."""
+        del key, dim
+        return jnp.int32(0)
+
+    def sample(
+        self,
+        key: PRNGKeyArray,
+        state: Int[Array, ""],
+        x: Float[Array, "n d"],
+        y: Float[Array, "m d"],
+    ) -> tuple[Float[Array, "d d"], Float[Array, " d"], Int[Array, ""]]:
+        """The next rotation."""
+        del key, y
+        dim = x.shape[1]
+        table = jnp.asarray(_greedy_cycles(self.num_steps, dim), x.dtype)
+        axes = lax.dynamic_index_in_dim(table, state, keepdims=False)
+        return axes, jnp.full(dim, 1 / dim, x.dtype), state + 1
+
+
+@functools.cache
+def _greedy_cycles(num: int, dim: int) -> np.ndarray:
+    """Greedy rotations; after each `_CYCLE` all are turned by a random rotation."""
+    first = np.stack([greedy_rotation(step, dim) for step in range(min(num, _CYCLE))])
+    rng = np.random.default_rng(0)
+    turns = [np.eye(dim)]
+    while len(turns) * _CYCLE < num:
+        q, r = np.linalg.qr(rng.normal(size=(dim, dim)))
+        turns.append(q * np.sign(np.diag(r)))
+    return np.concatenate([first @ turn for turn in turns])[:num]
