@@ -54,7 +54,7 @@ def test_sliced_is_a_permutation_that_nears_the_optimal_one():
 
 def test_sliced_helps_in_many_dimensions():
     x, y = clouds(jr.key(2), 16)
-    matched = ratio(x, y, sliced_coupling(jr.key(3), x, y))
+    matched = ratio(x, y, sliced_coupling(jr.key(3), x, y, num_steps=100))
     assert matched < 1.1
     assert ratio(x, y, np.arange(N)) > 1.4
 
@@ -74,11 +74,27 @@ def test_translation_and_scale_change_nothing(key):
     assert abs(ratio(x, y, partners) - ratio(x, y, moved)) < 0.02
 
 
+def test_exchanges_in_blocks_of_many_dimensions(key):
+    x, y = clouds(key, 40, 150)  # two blocks and a part of one
+    ratios = []
+    for num_steps in (0, 20, 200):
+        partners = sliced_coupling(key, x, y, num_steps=num_steps)
+        np.testing.assert_array_equal(jnp.sort(partners), jnp.arange(150))
+        ratios.append(ratio(x, y, partners))
+    assert ratios == sorted(ratios, reverse=True)
+    assert ratios[-1] - 1 < 0.4 * (ratios[0] - 1)
+    labels = jr.randint(key, (150,), 0, 4)
+    partners = sliced_coupling(key, x, y, labels=labels)
+    np.testing.assert_array_equal(jnp.sort(partners), jnp.arange(150))
+    np.testing.assert_array_equal(labels[partners], labels)
+    assert ratio(x, y, partners) < ratios[0]
+
+
 @pytest.mark.parametrize("couple", [sliced_coupling, sinkhorn_coupling])
 def test_labels_are_kept(key, couple):
     x, y = clouds(key)
     labels = jr.randint(jr.fold_in(key, 1), (N,), -1, 3)
-    partners = couple(key, x, y, labels=labels)
+    partners = couple(key, x, y, labels=labels, num_steps=100)
     np.testing.assert_array_equal(labels[partners], labels)
     matrix = costs(x, y) + 1e4 * (np.asarray(labels)[:, None] != np.asarray(labels))
     best = matrix[linear_sum_assignment(matrix)].mean()
