@@ -11,12 +11,12 @@ import benchmarks
 
 from . import harness
 
-_NO_TOPICS = ("__main__", "harness", "rival_flowjax", "tables", "toys")
+_NO_TOPICS = ("__main__", "harness", "tables", "toys")
 
 
 def _topics() -> list[str]:
     names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
-    return [name for name in names if name not in _NO_TOPICS]
+    return [n for n in names if n not in _NO_TOPICS and not n.startswith("rival_")]
 
 
 def main() -> None:

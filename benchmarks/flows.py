@@ -15,7 +15,17 @@ often, and is shown as of then. Ours:
 flowjax has its spline coupling flow, of 8 layers of the same width, in a loop around
 its own training step: with its default rate and batch size, and with that cosine
 schedule over budgets that are known beforehand, whose number of steps a short run finds
-out. It is left out where it cannot be imported.
+out.
+
+zuko has its neural spline flow, in a loop as its documentation has it, by Adam: as it
+comes, of 3 autoregressive transforms, with a constant rate of 1e-3; and of 8 couplings,
+with the schedule. distrax has couplings and no more: a flow of 8, with the schedule.
+The networks of all have two hidden layers of width 64. A peer is left out where it
+cannot be imported.
+
+SINF (Dai and Seljak, 2021, "Sliced iterative normalizing flows") is not run: it is no
+package, and its code calls functions that current versions of PyTorch no longer have.
+`fitted` is of its kind.
 
 FLOWS_SECONDS (60) sets the time of the long runs, FLOWS_TOYS and FLOWS_TABLES (names
 with commas between) choose among the laws and the tables, FLOWS_TABLE_SECONDS (30) is
@@ -28,7 +38,6 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
-import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,14 +46,13 @@ import equinox as eqx
 import jax
 import jax.random as jr
 import numpy as np
-import optax
 
 import transportjax as tj
 from transportjax.flows import Flow, fit_flow, maximum_likelihood, spline_flow
 from transportjax.maps import trainable_leaves
 
 from . import harness
-from .rival_flowjax import train_flowjax
+from .rival_runs import BLOCK, TimeIsUp, Watch, cosine, peers, within_budget
 from .tables import Data, read, split
 from .toys import TOYS
 
@@ -56,45 +64,17 @@ _TABLES = {
     "magic": "22_magic.gamma.npz",
     "protein": "protein-tertiary-structure.txt",
 }
-_BLOCK = 250  # steps between two looks
-_RATE, _BATCH = 3e-3, 256  # with a cosine schedule, ours and the peer's
-
-
-class _TimeIsUp(Exception):
-    pass
-
-
-class Watch:
-    """Notes the likelihood of the test samples against CPU time, until time is up.
-
-    The time in which it judges is not counted.
-    """
-
-    def __init__(self, test: np.ndarray, limit: float):
-        self.test, self.limit = test, limit
-        self.seconds: list[float] = []
-        self.values: list[float] = []
-        self.start = time.process_time()
-
-    def look(self, judge: Callable[[Any], Any]) -> None:
-        """Notes the mean of `judge(test)`, the log-likelihoods."""
-        now = time.process_time()
-        self.seconds.append(now - self.start)
-        self.values.append(float(np.mean(judge(self.test))))
-        self.start += time.process_time() - now
-        if self.seconds[-1] > self.limit:
-            raise _TimeIsUp
 
 
 def report(options: Namespace) -> dict:
     """Runs all rivals on all data, prints what they reach, and returns the record."""
     seconds = 5.0 if options.quick else _SECONDS
     found = harness.environment(options.dtype)
-    for name in ("equinox", "optax", "flowjax"):
+    for name in ("equinox", "optax", "flowjax", "zuko", "torch", "distrax"):
         if importlib.util.find_spec(name) is not None:
             found["versions"][name] = importlib.metadata.version(name)
     results = []
-    rivals = _ours() | _peers()
+    rivals = _ours() | peers()
     for case, truth, data, limit in _cases(options, seconds):
         budgets = (limit,) if truth is None else (10.0, limit)
         print(f"{case}" + ("" if truth is None else f" (truth {truth:.3f})"))
@@ -129,15 +109,6 @@ def _ours() -> dict[str, Callable]:
     return {"fitted": _fitted, "fit_flow": _fit_flow, "trained": _trained}
 
 
-def _peers() -> dict[str, Callable]:
-    try:
-        import flowjax.train  # noqa: F401
-    except ImportError:
-        print("left out: flowjax (it, or what it needs, is not installed)")
-        return {}
-    return {"flowjax": _flowjax_default, "flowjax, cosine": _flowjax_cosine}
-
-
 def _runs(
     name: str, rival: Callable, budgets: tuple[float, ...]
 ) -> Iterator[tuple[str, Callable]]:
@@ -155,7 +126,7 @@ def _record(name: str, rival: Callable, data: Data, limit: float) -> dict:
     """What one rival reaches, and when."""
     jax.clear_caches()
     watch = Watch(data.test, limit)
-    with contextlib.suppress(_TimeIsUp):
+    with contextlib.suppress(TimeIsUp):
         rival(data, watch)
     return {"rival": name, "seconds": watch.seconds, "log_likelihood": watch.values}
 
@@ -199,36 +170,14 @@ def _fit_flow(data: Data, watch: Watch) -> None:
         key=jr.key(0),
         held_out=data.held,
         num_steps=1_000_000,
-        block=_BLOCK,
+        block=BLOCK,
         patience=40,
         progress=progress,
     )
 
 
-def _cosine(num_steps: int) -> optax.GradientTransformation:
-    """Adam with rates that rise over a fiftieth of the run, and fall to zero."""
-    warm = max(1, num_steps // 50)
-    rates = optax.warmup_cosine_decay_schedule(
-        _RATE / warm, _RATE, warm, max(warm + 1, num_steps)
-    )
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates))
-
-
-def _steps_within(
-    budget: float, train: Callable[[int, Watch], None], data: Data
-) -> int:
-    """How many steps fit into a budget, by a short run."""
-    jax.clear_caches()
-    watch = Watch(data.test[:1], float("inf"))
-    train(2 * _BLOCK, watch)
-    first, second = watch.seconds[-2:]
-    rate = _BLOCK / (second - first)
-    jax.clear_caches()
-    return max(_BLOCK, int((budget - first) * rate) + _BLOCK)
-
-
 def _trained(data: Data, watch: Watch, *, budget: float) -> None:
-    def train(num_steps: int, watch: Watch) -> None:
+    def train(data: Data, watch: Watch, num_steps: int) -> None:
         flow = spline_flow(jr.key(0), data.train.shape[1], data=data.train)
         rest = eqx.partition(flow, trainable_leaves(flow))[1]
 
@@ -241,32 +190,14 @@ def _trained(data: Data, watch: Watch, *, budget: float) -> None:
             data.train,
             key=jr.key(1),
             held_out=data.held,
-            optimiser=_cosine(num_steps),
+            optimiser=cosine(num_steps),
             num_steps=num_steps,
-            block=_BLOCK,
+            block=BLOCK,
             patience=None,
             progress=progress,
         )
 
-    num_steps = _steps_within(budget, train, data)
-    watch.start = time.process_time()
-    train(num_steps, watch)
-
-
-def _flowjax_default(data: Data, watch: Watch) -> None:
-    # the defaults of its fit_to_data
-    train_flowjax(data, watch.look, optax.adam(5e-4), 100, _BLOCK)
-
-
-def _flowjax_cosine(data: Data, watch: Watch, *, budget: float) -> None:
-    def train(num_steps: int, watch: Watch) -> None:
-        size = min(_BATCH, len(data.train))
-        optimiser = _cosine(num_steps)
-        train_flowjax(data, watch.look, optimiser, size, _BLOCK, num_steps)
-
-    num_steps = _steps_within(budget, train, data)
-    watch.start = time.process_time()
-    train(num_steps, watch)
+    within_budget(train, data, watch, budget)
 
 
 def plot(report: dict, path: pathlib.Path) -> None:
@@ -287,7 +218,7 @@ def plot(report: dict, path: pathlib.Path) -> None:
         sharex=True,
         layout="constrained",
     )
-    colours = plt.get_cmap("tab10")
+    colours = plt.get_cmap("tab20" if len(rivals) > 10 else "tab10")
     end = max(s for r in records for s in r["seconds"])
     for panel, case in zip(panels[0], cases, strict=True):
         mine = [r for r in records if r["case"] == case]
@@ -297,7 +228,8 @@ def plot(report: dict, path: pathlib.Path) -> None:
             x = [*record["seconds"], end]
             y = [*record["log_likelihood"], record["log_likelihood"][-1]]
             colour = colours(rivals.index(record["rival"]))
-            style = ":" if record["rival"].startswith("flowjax") else "-"
+            peer = record["rival"].startswith(("flowjax", "zuko", "distrax"))
+            style = ":" if peer else "-"
             panel.step(x, y, style, where="post", color=colour, label=record["rival"])
             panel.plot(x[:1], y[:1], "o", color=colour, markersize=4)
         panel.set_xscale("log")

@@ -20,6 +20,7 @@ import transportjax
 RESULTS = pathlib.Path(__file__).parent / "results"
 _PEERS = ("jax", "jaxlib", "numpy", "scipy", "torch", "POT", "ott-jax", "color-matcher")
 _PEERS += ("scikit-image", "pillow", "pykeops", "geomloss", "pycpd", "probreg")
+_PEERS += ("flowjax", "zuko", "distrax")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -170,7 +170,8 @@ class ContinuousMap(AbstractBijection):
         Chen, Rubanova, Bettencourt and Duvenaud (2018), "Neural ordinary differential
         equations", section 4.
         Grathwohl et al. (2019), "FFJORD", section 3.1: the estimate of the divergence.
-        Tsitouras (2011), "Runge-Kutta pairs of order 5(4)".
+        Tsitouras (2011), "Runge-Kutta pairs of order 5(4) satisfying only the first
+        column simplifying assumption".
     """
 
     field: eqx.Module = eqx.field(converter=_as_module)
