@@ -43,7 +43,7 @@ def test_commands_of_the_readme_are_understood(tmp_path):
 
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-WITH_DATA = {"drifting_digits"}  # of its user
+WITH_DATA = {"drifting_digits", "gaussianise_digits"}  # of its user
 
 
 @pytest.mark.slow

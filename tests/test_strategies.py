@@ -11,8 +11,10 @@ from transportjax.sliced import (
     AbstractDirections,
     FixedDirections,
     GreedyRotations,
+    IndependentDirections,
     MaxSlicedDirections,
     OrthonormalDirections,
+    PatchDirections,
     RandomDirections,
     SobolDirections,
     SpiralDirections,
@@ -34,6 +36,8 @@ STRATEGIES = {
     "greedy": (GreedyRotations(length=2), DIM, True, True),
     "max-sliced": (MaxSlicedDirections(1, num_starts=1), 1, False, False),
     "fixed": (FixedDirections(TABLE), DIM, True, False),
+    "independent": (IndependentDirections(2), DIM, True, True),
+    "patches": (PatchDirections((1, 3), [(1, 3)]), DIM, True, True),
 }
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 

@@ -96,6 +96,13 @@ from .mixtures import (
     check_sphere_dimension as check_sphere_dimension,
     check_width as check_width,
 )
+from .patches import (
+    as_level_numbers as as_level_numbers,
+    as_patch_sizes as as_patch_sizes,
+    as_picture_shape as as_picture_shape,
+    check_equal_rows as check_equal_rows,
+    check_pixel_count as check_pixel_count,
+)
 from .pictures import (
     as_unit_colours as as_unit_colours,
     check_colour_picture as check_colour_picture,

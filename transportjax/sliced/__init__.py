@@ -37,10 +37,12 @@ from .generalised_plans import (
     smoothed_sliced_plan_cost as smoothed_sliced_plan_cost,
 )
 from .greedy import greedy_rotations as greedy_rotations
+from .independent import IndependentDirections as IndependentDirections
 from .max_sliced import (
     MaxSlicedDirections as MaxSlicedDirections,
     max_sliced_wasserstein as max_sliced_wasserstein,
 )
+from .patches import PatchDirections as PatchDirections
 from .planes import (
     circle_projections as circle_projections,
     random_planes as random_planes,

@@ -1,6 +1,7 @@
 """Solvers: functions that return maps."""
 
 from .gaussianise import gaussianise as gaussianise
+from .grey_levels import level_map as level_map
 from .idt import idt as idt
 from .minimise import (
     Minimisation as Minimisation,
