@@ -13,7 +13,8 @@ The quality is, in percent of the radius: of the fish, the distance of points of
 index; of the faces, that of nearest neighbours. Of the dragon, in cells of 5 mm,
 it is the number of pairs of scans, out of thirty, whose rotation is found
 (|q . q_true| > 0.99), and times are of all pairs; the angle is between the views, of
-which the start knows nothing.
+which the start knows nothing. Normals are those of planes through the twenty nearest
+points, turned to the scanner; the viewpoint is far off along the z-axis of each scan.
 """
 
 import functools
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.spatial import KDTree
 
 from transportjax.maps import (
     GaussianWarp,
@@ -38,6 +40,8 @@ from .harness import Case, Rival
 
 _DRAWS = 8
 _CELL = 0.005  # of the dragon, in metres
+_NEIGHBOURS = 20  # to fit a plane to
+_SURFACES = "64 starts, normals and viewpoints"
 
 
 def cases(options: Namespace) -> Iterator[Case]:
@@ -295,17 +299,21 @@ def _published(name: str, x: np.ndarray, y: np.ndarray) -> Case:
 def _dragon(folder: pathlib.Path, angle: int, dtype: str) -> Case:
     files = np.load(folder / "dragon_stand.npz")
     angles = range(0, 360, 24)
-    scans = [_thinned(files[f"angle_{a}"], dtype) for a in angles]
+    scans = [_thinned(files[f"angle_{a}"].astype(float), dtype) for a in angles]
     turns = _dragon_turns(folder / "dragon_stand_poses.conf", angles)
     num, step = len(scans), angle // 24
     pairs = [(i, (i + s) % num) for i in range(num) for s in (step, -step)]
 
-    def run(options: dict) -> list:
+    def run(options: dict, *, surfaces: bool = False) -> list:
         found = []
         for i, j in pairs:
-            (x, a), (y, b) = scans[i], scans[j]
-            weights = {"source_weights": a, "target_weights": b}
-            found.append(register(x, y, Rigid.identity(3), **weights, **options).map)
+            (x, a, n), (y, b, m) = scans[i], scans[j]
+            known = {"source_weights": a, "target_weights": b}
+            if surfaces:
+                eye = np.asarray([0, 0, 10], dtype)  # metres: the scans are 0.2 wide
+                known |= {"source_normals": n, "target_normals": m}
+                known |= {"source_viewpoint": eye, "target_viewpoint": eye}
+            found.append(register(x, y, Rigid.identity(3), **known, **options).map)
         return found
 
     def quality(maps: list) -> float:
@@ -321,28 +329,44 @@ def _dragon(folder: pathlib.Path, angle: int, dtype: str) -> Case:
         "one start, as gmmreg": schedule,
         "one start": {},
         "24 starts": {"num_starts": 24},
+        _SURFACES: {"num_starts": 64},
     }
     return Case(
         f"dragon, {angle} degrees",
         (),
         {
-            name: Rival(functools.partial(run, given), jit=False)
+            name: Rival(
+                functools.partial(run, given, surfaces=name == _SURFACES), jit=False
+            )
             for name, given in rivals.items()
         },
         quality=quality,
     )
 
 
-def _thinned(points: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of the points in each cell, and masses: padded to one size for all."""
+def _thinned(points: np.ndarray, dtype: str) -> tuple[np.ndarray, ...]:
+    """Means of points in each cell, masses, and normals: padded to one size for all."""
     cells = np.floor((points - points.min(axis=0)) / _CELL).astype(int)
     _, place = np.unique(cells, axis=0, return_inverse=True)
     counts = np.bincount(place.ravel())
-    sums = [np.bincount(place.ravel(), weights=points[:, k]) for k in range(3)]
-    means = np.stack(sums, axis=1) / counts[:, None]
-    padded = np.repeat(means[:1], 2048, axis=0)
-    padded[: len(means)] = means
-    return padded.astype(dtype), (np.arange(2048) < len(means)).astype(dtype)
+
+    def padded(vectors: np.ndarray) -> np.ndarray:
+        sums = [np.bincount(place.ravel(), weights=vectors[:, k]) for k in range(3)]
+        means = np.stack(sums, axis=1) / counts[:, None]
+        out = np.repeat(means[:1], 2048, axis=0)
+        out[: len(means)] = means
+        return out.astype(dtype)
+
+    masses = (np.arange(2048) < len(counts)).astype(dtype)
+    return padded(points), masses, padded(_normals(points))
+
+
+def _normals(points: np.ndarray) -> np.ndarray:
+    """Of the planes through each point and its neighbours, towards z > 0."""
+    _, near = KDTree(points).query(points, k=_NEIGHBOURS)
+    gaps = points[near] - points[near].mean(axis=1, keepdims=True)
+    normals = np.linalg.eigh(np.einsum("nki,nkj->nij", gaps, gaps))[1][:, :, 0]
+    return np.where(normals[:, 2:] < 0, -normals, normals)
 
 
 def _dragon_turns(path: pathlib.Path, angles: range) -> list[np.ndarray]:

@@ -55,6 +55,36 @@ def test_reference(d, dtype, x64):
         assert_close(found / scale, known["gX"] / scale, rtol=10 * rtol)
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_tiles_at_all_concentrations(turn, x64):
+    """By the closed form in double precision; -1 is near to antipodal."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 6, 3))
+    u = rng.normal(size=(6, 3))
+    u = u / np.linalg.norm(u, axis=1, keepdims=True)
+    w = turn * u + 0.01 * rng.normal(size=u.shape)
+    w = w / np.linalg.norm(w, axis=1, keepdims=True)
+
+    @jax.jit
+    def value(kappa, other):
+        left, right = (
+            OrientedMixture(
+                *(a.astype(kappa.dtype) for a in (p, jnp.full(1, 0.5), m)), k[None]
+            )
+            for p, m, k in ((x, u, kappa), (y, w, other))
+        )
+        return overlap(left, right), log_overlap(left, right)
+
+    for kappa, other in ((0, 0), (0, 3), (1e-3, 2e-3), (0.3, 0.3), (2, 3), (40, 20)):
+        exact = value(np.float64(kappa), np.float64(other))
+        assert_close(exact[0], np.exp(exact[1]), rtol=1e-12, atol=0)
+        found = value(np.float32(kappa), np.float32(other))[0]
+        assert_close(found, exact[0], rtol=2e-6, atol=0)
+    if turn == 1:
+        exact = value(np.float64(1e4), np.float64(1e4))
+        assert_close(exact[0], np.exp(exact[1]), rtol=1e-12, atol=0)
+
+
 def test_without_concentration_only_positions_count(x64):
     (p, q), _ = case(3, 1)
     p, q = (

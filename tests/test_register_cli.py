@@ -132,7 +132,7 @@ def test_a_bent_curve(shapes, tmp_path):
     distances = {}
     target = read_shape(shapes / "bent.txt")
     base = ("register", "curve.csv", "bent.txt", "-q", "--steps", 60)
-    for warp in ("affine", "tps", "rbf"):
+    for warp in ("similarity", "affine", "tps", "rbf"):
         out = tmp_path / f"{warp}.csv"
         assert run(shapes, *base, "-o", out, "--warp", warp) == 0
         distances[warp] = shape_distance(read_shape(out), target)

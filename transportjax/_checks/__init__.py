@@ -188,6 +188,7 @@ from .warps import (
     check_starts as check_starts,
     check_together as check_together,
     check_unit_normals as check_unit_normals,
+    check_viewpoint as check_viewpoint,
     check_warp as check_warp,
     is_one as is_one,
 )

@@ -176,13 +176,22 @@ def _check_indices(name: str, indices: Array, size: int) -> None:
         )
 
 
-def check_starts(name: str, num: int, is_rigid: bool) -> None:
+def check_starts(name: str, num: int, turns: bool) -> None:
     """Raises if several starts are asked for where there are no rotations to try."""
-    if num > 1 and not is_rigid:
+    if num > 1 and not turns:
         raise ValueError(
-            f"`{name}` must be 1 for maps that are not Rigid; got {num}. Register by "
-            "a Rigid first, and start from its result."
+            f"`{name}` must be 1 for maps that are not Rigid, nor a Similarity; got "
+            f"{num}. Register by a Rigid first, and start from its result."
         )
+
+
+def check_viewpoint(name: str, eye: Array, dim: int, *, is_rigid: bool) -> None:
+    """Raises unless `eye` is a place in space, and the map a motion of space."""
+    if dim != 3 or not is_rigid:
+        raise ValueError(f"`{name}` must be None for maps that are not a Rigid of R^3.")
+    if eye.shape != (3,):
+        raise ValueError(f"`{name}` must have shape (3,); got {eye.shape}.")
+    check_finite(name, eye)
 
 
 @reads_values

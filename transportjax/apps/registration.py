@@ -22,6 +22,7 @@ from transportjax.maps import (
     GaussianWarp,
     ModelFileError,
     Rigid,
+    Similarity,
     ThinPlateSpline,
     control_grid,
     load,
@@ -33,7 +34,7 @@ from transportjax.solvers import register
 
 from .shape import Shape
 
-WARPS = ("rigid", "affine", "tps", "rbf")
+WARPS = ("rigid", "similarity", "affine", "tps", "rbf")
 
 _BLOCK = 1 << 14
 _BENDING = 0.3
@@ -77,8 +78,8 @@ class ShapeMap:
     def part(self, share: int | float) -> "ShapeMap":
         """The map on the way from rest, at share 0, to this one, at share 1.
 
-        Linear in the numbers of the map, or, for a rigid one, turning about the centre
-        of the source at a steady pace.
+        Linear in the numbers of the map, or, for one that turns, about the centre of
+        the source at a steady pace.
         """
         return ShapeMap(
             _part(self.map, share),
@@ -89,8 +90,10 @@ class ShapeMap:
         )
 
 
-def _part(map: Any, share: int | float) -> AbstractBijection:
+def _part(map: Any, share: int | float) -> Any:
     """The map of normalised points, which are around the origin, at a share of it."""
+    if isinstance(map, Similarity):
+        return Similarity(_part(map.turn, share), share * map.log_scale)
     if isinstance(map, Rigid):
         return Rigid(_turned(map.rotation, share), share * map.translation)
     eye = jnp.eye(len(map.matrix), dtype=map.matrix.dtype)
@@ -132,13 +135,15 @@ def fit_shape_map(
         source: points or a mesh; its points need not correspond to those of the target,
             and either may have parts that the other lacks.
         target: points or a mesh of the same dimension.
-        warp: "rigid" turns and shifts; "affine" stretches and shears too; "tps" bends,
-            by a thin plate spline; "rbf" by Gaussian bumps, more locally.
+        warp: "rigid" turns and shifts; "similarity" scales too; "affine" stretches and
+            shears; "tps" bends, by a thin plate spline; "rbf" by Gaussian bumps, more
+            locally.
         normals: whether to match normals too; both shapes must have them.
         num_starts: rotations to begin at, of which the best is taken. 24 find any in
             space, 8 in the plane. Warps that bend begin with the best rigid map.
         bandwidths: widths of the kernels, from coarse to fine, in units of the target.
-            None: a quarter to a 32nd of its radius.
+            None: a quarter to a 32nd of its radius; "tps" and "rbf" are then fitted on
+            to what remains, as `solvers.register` does, unless by normals.
         bending: weight of the bending of "tps" and "rbf" at the first width; it falls
             with the cube of the width. So the first levels, which decide what belongs
             together, are stiff, also where parts are missing, and the last are not.
@@ -187,15 +192,16 @@ def fit_shape_map(
         samples.append(jnp.asarray(scaled, jnp.float32))
         if shape.normals is not None and normals:
             directions.append(jnp.asarray(shape.normals[drawn], jnp.float32))
-    widths = _BANDWIDTHS
+    widths = None
     if bandwidths is not None:
         widths = np.asarray(bandwidths, np.float32) / np.float32(sizes[1])
-    options: dict[str, Any] = {"bandwidths": widths}
+    options: dict[str, Any] = {}
     if num_steps is not None:
         options["num_steps"] = num_steps
     if directions:
         options |= {"source_normals": directions[0], "target_normals": directions[1]}
-    fitted = _fit(warp, samples[0], samples[1], num_starts, bending, options)
+    x, y = samples
+    fitted = _fit(warp, x, y, num_starts, widths, bending, options)
     return ShapeMap(fitted, centres[0], sizes[0], centres[1], sizes[1])
 
 
@@ -204,18 +210,23 @@ def _fit(
     x: Array,
     y: Array,
     num_starts: int,
+    bandwidths: np.ndarray | None,
     bending: int | float | None,
     options: dict[str, Any],
 ) -> AbstractBijection:
     """The map of normalised points."""
     start: Any = Rigid.identity(x.shape[1])
-    if warp == "rigid":
-        return register(x, y, start, num_starts=num_starts, **options).map
+    widths = _BANDWIDTHS if bandwidths is None else bandwidths
+    stiff: dict[str, Any] = options | {"bandwidths": widths}
+    if warp == "similarity":
+        start = Similarity(start, 0.0)
+    if warp in ("rigid", "similarity"):
+        return register(x, y, start, num_starts=num_starts, **stiff).map
     if num_starts > 1:
-        start = register(x, y, start, num_starts=num_starts, **options).map
+        start = register(x, y, start, num_starts=num_starts, **stiff).map
     if warp == "affine":
         bent = Affine(start.matrix, start.translation)
-        return register(x, y, bent, **options).map
+        return register(x, y, bent, **stiff).map
     controls = control_grid(jnp.concatenate([x, y]), _CONTROLS[x.shape[1]])
     kind = ThinPlateSpline if warp == "tps" else GaussianWarp
     bent = eqx.tree_at(
@@ -224,9 +235,9 @@ def _fit(
         (start.matrix, start.translation),
     )
     bending = _BENDING if bending is None else bending
-    widths = options["bandwidths"]
     stiffness = np.float32(bending) * (widths / widths[0]) ** 3
-    return register(x, y, bent, bending=stiffness, **options).map
+    given: dict[str, Any] = {"bandwidths": bandwidths, "bending": stiffness}
+    return register(x, y, bent, **(options | given)).map
 
 
 def _drawn(count: int, num_points: int, rng: np.random.Generator) -> np.ndarray:

@@ -59,10 +59,10 @@ def _add_fit(add: Any) -> None:
     """The options of the fit."""
     add(
         "--warp",
-        choices=("rigid", "affine", "tps", "rbf"),
+        choices=("rigid", "similarity", "affine", "tps", "rbf"),
         default="tps",
-        help="rigid turns and shifts; affine stretches and shears too; tps bends (thin "
-        "plate spline), rbf bends in places (default: tps)",
+        help="rigid turns and shifts; similarity scales too; affine stretches and "
+        "shears; tps bends (thin plate spline), rbf bends in places (default: tps)",
     )
     add(
         "--normals",

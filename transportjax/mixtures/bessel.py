@@ -274,9 +274,13 @@ def _ratio_on_sphere(s: Array) -> Array:
     is_small = s < 4
     kappa = jnp.sqrt(jnp.where(is_small, 4, s))
     closed = (1 - 2 * jnp.exp(-2 * kappa) / jnp.expm1(-2 * kappa) - 1 / kappa) / kappa
+    return jnp.where(is_small, ratio_near_zero(jnp.where(is_small, s, 0)), closed)
+
+
+def ratio_near_zero(s: Array) -> Array:
+    """`bessel_ratio` on the sphere in space, for 0 <= s <= 4."""
     above, below = _continued_fraction(5 if s.dtype.itemsize == 4 else 10)
-    x = jnp.where(is_small, s, 0)
-    return jnp.where(is_small, _horner(above, x) / _horner(below, x), closed)
+    return _horner(above, s) / _horner(below, s)
 
 
 def _horner(coefficients: tuple[float, ...], x: Array) -> Array:

@@ -27,6 +27,7 @@ from transportjax._sharding import explicit_mesh_guard
 
 from .gauss_sums import gauss_l2, gauss_sum
 from .gaussian import GaussianMixture, squared_distance
+from .oriented import OrientedMixture, has_tiles, overlap_by_tiles
 from .pair_sums import Side, log_sum_of_pairs, sum_of_pairs
 
 
@@ -238,6 +239,8 @@ def _product(
         if is_log:
             return factor + _log_gauss_sum(p, q)
         return jnp.exp(factor) * _gauss_sum(p, q, exact)
+    if not is_log and isinstance(p, OrientedMixture) and has_tiles(p, q):
+        return overlap_by_tiles(p, q)
     (left, log_kernel), (right, _) = p.items(), q.items()
     total = log_sum_of_pairs if is_log else sum_of_pairs
     return total(log_kernel, Side(left, p.weights), Side(right, q.weights))

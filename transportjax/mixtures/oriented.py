@@ -19,6 +19,7 @@ from .gaussian import (
     log_gaussian_product,
     uniform_weights,
 )
+from .oriented_tiles import oriented_sum
 from .pair_sums import Side, log_sum_of_pairs
 from .von_mises_fisher import (
     VonMisesFisherMixture,
@@ -153,6 +154,23 @@ class OrientedMixture(eqx.Module):
             ValueError: negative weights; `num` < 1.
         """
         return _sample(self, key, num)
+
+
+def has_tiles(p: OrientedMixture, q: OrientedMixture) -> bool:
+    """Whether `overlap_by_tiles` can do it: all is shared, and the space has three."""
+    leaves = p.covariances, p.concentrations, q.covariances, q.concentrations
+    return p.means.shape[1] == 3 and all(len(leaf) == 1 for leaf in leaves)
+
+
+def overlap_by_tiles(p: OrientedMixture, q: OrientedMixture) -> Array:
+    """<p, q>, several times faster than by the log-kernel."""
+    left, right = (Side(mixture.items()[0], mixture.weights) for mixture in (p, q))
+    value = oriented_sum(_log_oriented_product, left, right)
+    if not p.symmetric:
+        return value
+    position, (n, *rest) = right.items
+    turned = Side((position, (-n, *rest)), right.weights)
+    return (value + oriented_sum(_log_oriented_product, left, turned)) / 2
 
 
 def _log_oriented_product(left: Any, right: Any) -> Array:

@@ -74,7 +74,7 @@ def kernel_product(
 
 @jax.custom_jvp
 def _pair_total(x: Array, y: Array, a: Array, b: Array) -> Array:
-    return _inner(a, _kernel_product(x, y, b[:, None])[:, 0])
+    return inner(a, _kernel_product(x, y, b[:, None])[:, 0])
 
 
 @functools.partial(_pair_total.defjvp, symbolic_zeros=True)
@@ -123,13 +123,13 @@ def _one_side(
     tangent = jnp.zeros_like(a[0])
     if dx is not None:
         slope = (-2 * _LN2) * a[:, None] * (x * u[:, None] - out[:, 1:])
-        tangent = tangent + _inner(slope.reshape(-1), dx.reshape(-1))
+        tangent = tangent + inner(slope.reshape(-1), dx.reshape(-1))
     if da is not None:
-        tangent = tangent + _inner(u, da)
-    return _inner(a, u), tangent
+        tangent = tangent + inner(u, da)
+    return inner(a, u), tangent
 
 
-def _inner(x: Array, y: Array) -> Array:
+def inner(x: Array, y: Array) -> Array:
     """The sum of products, added up in blocks: as exact for a million as for few."""
     size = max(1, math.isqrt(len(x)))
     products = jnp.pad(x * y, (0, -len(x) % size)).reshape(-1, size)
@@ -141,10 +141,10 @@ def _inner(x: Array, y: Array) -> Array:
 
 @jax.custom_jvp
 def _kernel_product(x: Array, y: Array, columns: Array) -> Array:
-    num_rows, num_columns = _num_tiles(len(x), len(y))
-    rows = _tiles(x, num_rows).swapaxes(1, 2)
-    others = _tiles(y, num_columns).swapaxes(1, 2)
-    weights = _tiles(columns, num_columns).swapaxes(1, 2)
+    num_rows, num_columns = num_tiles(len(x), len(y))
+    rows = tiles(x, num_rows).swapaxes(1, 2)
+    others = tiles(y, num_columns).swapaxes(1, 2)
+    weights = tiles(columns, num_columns).swapaxes(1, 2)
 
     def row(points: Array) -> Array:
         if num_columns == 1:
@@ -161,7 +161,7 @@ def _kernel_product(x: Array, y: Array, columns: Array) -> Array:
         return lax.scan(add, (zero, zero), (others, weights))[0][0]
 
     out = row(rows[0])[None] if num_rows == 1 else lax.map(row, rows)
-    out = out.transpose(2, 0, 1)  # the order of `_tiles`
+    out = out.transpose(2, 0, 1)  # the order of `tiles`
     return out.reshape(-1, out.shape[2])[: len(x)]
 
 
@@ -217,13 +217,13 @@ def _with_moments(columns: Array, y: Array) -> Array:
 # --- one tile ----------------------------------------------------------------------
 
 
-def _num_tiles(n: int, m: int) -> tuple[int, int]:
+def num_tiles(n: int, m: int) -> tuple[int, int]:
     """Into how many parts the rows and the columns of K are split."""
     growth = 1 if jax.default_backend() == "cpu" else _GROWTH
     return -(-n // (_ROWS * growth)), -(-m // (_COLUMNS * growth))
 
 
-def _tiles(points: Array, num: int) -> Array:
+def tiles(points: Array, num: int) -> Array:
     """Every `num`-th point together, filled up with zeros: (num, size, d).
 
     Tiles of neighbours would do, but these spread over the devices that hold the rows.
@@ -241,13 +241,11 @@ def _tile(x: Array, y: Array, columns: Array) -> Array:
     # be vectorised with them. The columns have one of their own, to be transposed.
     x, y = lax.optimization_barrier((x, y))
     columns = lax.optimization_barrier(columns)
-    kernel = lax.platform_dependent(
-        -_squared_distances(x, y), cpu=_exp2, default=lambda t: jnp.exp(_LN2 * t)
-    )
+    kernel = exp2(-squared_distances(x, y))
     return jnp.matmul(columns, kernel, precision="highest")
 
 
-def _squared_distances(x: Array, y: Array) -> Array:
+def squared_distances(x: Array, y: Array) -> Array:
     """|x_i - y_j|^2 of points in columns, (q, r), from differences: no cancellation."""
 
     def part(x: Array, y: Array) -> Array:
@@ -272,6 +270,11 @@ _DOUBLE = (1, 0.6931471805599453305, 0.240226506959101562, 0.0555041086648199216
 _DOUBLE += (0.009618129107588335, 0.001333355814678992, 0.0001540353046251443)
 _DOUBLE += (1.525273348998853e-05, 1.3215433089676399e-06, 1.0178198021671931e-07)
 _DOUBLE += (7.074105613508143e-09, 4.435282706957277e-10)
+
+
+def exp2(t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """2^t for t <= 0."""
+    return lax.platform_dependent(t, cpu=_exp2, default=lambda t: jnp.exp(_LN2 * t))
 
 
 def _exp2(t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

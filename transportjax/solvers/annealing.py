@@ -10,7 +10,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from transportjax.maps import AbstractBijection, AbstractWarp, Rigid
+from transportjax.maps import AbstractBijection, AbstractWarp, Rigid, Similarity
 from transportjax.maps.normals import jacobian, unit
 from transportjax.maps.small_matrices import cofactor
 from transportjax.mixtures import (
@@ -21,23 +21,28 @@ from transportjax.mixtures import (
     paired_divergence,
 )
 
+from .by_optax import by_optax
 from .frames import Frame, enter, free_leaves, is_linear, leave, with_mean_at
+from .free_space import View, intrusion, view_of
 from .quasi_newton import lbfgs
 from .rotations import turned
 from .solution import Solution
 
 _TOLERANCE = 1e-6  # decrease of the objective, of its size, at which a level ends
 _FEW, _MORE = 384, 1024  # points of a sample, for many starts and for the best ones
-_KEPT = 8  # starts that go on after the first level
+_KEPT = 24  # starts that go on after the first level, and half of it after the second
+_INTRUSION = 0.5  # what all of a cloud in free space counts, in that of a full overlap
+_DEEP = 0.5  # how far in a point counts half, of the bandwidth
 _APART = 0.2  # less, in matrix and translation of unit shapes, are the same
 
 
 class Cloud(NamedTuple):
-    """Points, masses that sum to one, and normals if there are any."""
+    """Points, masses that sum to one, and what else is known of them."""
 
     points: Float[Array, "n d"]
     weights: Float[Array, " n"]
     normals: Float[Array, "n d"] | None
+    viewpoint: Float[Array, "3"] | None = None
 
 
 class Data(NamedTuple):
@@ -47,6 +52,7 @@ class Data(NamedTuple):
     target: Cloud
     pairs: tuple[Array, Array] | None
     pair_weight: Float[Array, ""]  # zero without pairs
+    views: tuple[View | None, View | None] = (None, None)
 
 
 class Levels(NamedTuple):
@@ -110,15 +116,20 @@ def anneal(
 
 def _normalised(data: Data, frame: Frame) -> Data:
     def cloud(cloud: Cloud, centre: Array) -> Cloud:
-        normals = cloud.normals
+        normals, eye = cloud.normals, cloud.viewpoint
         return Cloud(
             (cloud.points - centre[None, :]) / frame.scale,
             cloud.weights,
             None if normals is None else jax.vmap(unit)(normals),
+            None if eye is None else (eye - centre) / frame.scale,
         )
 
-    source, target = cloud(data.source, frame.source), cloud(data.target, frame.target)
-    return data._replace(source=source, target=target)
+    clouds = cloud(data.source, frame.source), cloud(data.target, frame.target)
+    views = [
+        None if c.viewpoint is None else view_of(c.points, c.weights, c.viewpoint)
+        for c in clouds
+    ]
+    return Data(*clouds, data.pairs, data.pair_weight, (views[0], views[1]))
 
 
 def _run(
@@ -130,11 +141,17 @@ def _run(
         images = _images(build, data.source, start)
 
         def level(vector: Array, level: Levels) -> tuple[Array, tuple[Array, Array]]:
+            whole = _whole(data, level, options)
+
             def cost(vector: Array) -> Array:
-                return _cost(images(vector), data, level, options)
+                value = _cost(images(vector), data, level, options)
+                if not any(data.views):
+                    return value
+                share = _intrusion(build(vector), data, level.bandwidths)
+                return value + whole * share
 
             if options.optimiser is not None:
-                return _by_optax(cost, vector, options)
+                return by_optax(cost, vector, options.optimiser, options.num_steps)
             end = lbfgs(cost, vector, options.num_steps, _TOLERANCE)
             return end.point, (end.value, end.num_steps)
 
@@ -143,32 +160,11 @@ def _run(
     return run
 
 
-def _by_optax(
-    cost: Callable[[Array], Array], vector: Array, options: Options
-) -> tuple[Array, tuple[Array, Array]]:
-    import optax
-
-    optimiser = optax.with_extra_args_support(options.optimiser)
-
-    def step(carry: tuple, _: None) -> tuple[tuple, None]:
-        vector, state = carry
-        value, slope = jax.value_and_grad(cost)(vector)
-        move, state = optimiser.update(
-            slope, state, vector, value=value, grad=slope, value_fn=cost
-        )
-        return (vector + move, state), None
-
-    carry = (vector, optimiser.init(vector))
-    (vector, _), _ = lax.scan(step, carry, None, length=options.num_steps)
-    value = cost(vector)
-    return vector, (value, jnp.full_like(value, options.num_steps, dtype="int32"))
-
-
 # --- many starts -------------------------------------------------------------------
 
 
 def _from_many(
-    build: Callable[[Array], Rigid],
+    build: Callable[[Array], Rigid | Similarity],
     vector: Array,
     data: Data,
     options: Options,
@@ -187,16 +183,26 @@ def _from_many(
         [ravel_pytree(m)[0] for m in turned(build(vector), options.num_starts)]
     )
     few, more = _sample(data, _FEW), _sample(data, _MORE)
-    ends, first = jax.vmap(_run(build, few, options, part(None, 1)))(starts)
-    best = _distinct(jax.vmap(features)(ends), first[0][:, -1])[:_KEPT]
-    ends, first = ends[best], jax.tree.map(lambda a: a[best], first)
-    if len(levels.bandwidths) > 1:
-        ends, rest = jax.vmap(_run(build, more, options, part(1, None)))(ends)
-        first = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), first, rest)
-    best = jnp.argmin(first[0][:, -1])
-    vector, last = _run(build, data, options, part(-1, None))(ends[best])
-    traces = jax.tree.map(lambda a, b: jnp.concatenate([a[best, :-1], b]), first, last)
-    return vector, traces
+    ends, traces = starts, None
+    stages = (few, 0, 1, _KEPT), (few, 1, 2, _KEPT // 2), (more, 2, None, 1)
+    for sample, begin, end, kept in stages[: len(levels.bandwidths)]:
+        ends, trace = _each(_run(build, sample, options, part(begin, end)), ends)
+        traces = trace if traces is None else jax.tree.map(_joined, traces, trace)
+        best = _distinct(jax.vmap(features)(ends), traces[0][:, -1])[:kept]
+        ends, traces = jax.tree.map(lambda a, best=best: a[best], (ends, traces))
+    vector, last = _run(build, data, options, part(-1, None))(ends[0])
+    return vector, jax.tree.map(lambda a, b: _joined(a[0, :-1], b, 0), traces, last)
+
+
+def _joined(a: Array, b: Array, axis: int = 1) -> Array:
+    return jnp.concatenate([a, b], axis)
+
+
+def _each(run: Callable[[Array], Any], starts: Array) -> Any:
+    """`run` for each: one by one on a processor, which keeps its tiles in the cache."""
+    if jax.default_backend() == "cpu":
+        return lax.map(run, starts)
+    return jax.vmap(run)(starts)
 
 
 def _sample(data: Data, num: int) -> Data:
@@ -214,7 +220,7 @@ def _sample(data: Data, num: int) -> Data:
         rows = first[
             (steps * jnp.sum(weighing.astype(steps.dtype))).astype(first.dtype)
         ]
-        points, weights, normals = jax.tree.map(lambda a: a[rows], cloud)
+        points, weights, normals = jax.tree.map(lambda a: a[rows], cloud[:3])
         return Cloud(points, weights / jnp.sum(weights), normals)
 
     return data._replace(source=cloud(data.source), target=cloud(data.target))
@@ -267,6 +273,34 @@ def _cost(images: tuple, data: Data, level: Levels, options: Options) -> Array:
     if factors is not None:
         cost = cost + level.bending * jnp.vdot(*factors, precision="highest")
     return cost
+
+
+def _intrusion(map: Any, data: Data, width: Array) -> Array:
+    """The mean share of both clouds that stands in the free space of the other."""
+    sides = (
+        (data.views[1], map, data.source),
+        (data.views[0], map.inverse, data.target),
+    )
+    shares = [
+        intrusion(view, jax.vmap(move)(cloud.points), cloud.weights, _DEEP * width)
+        for view, move, cloud in sides
+        if view is not None
+    ]
+    return sum(shares, 0 * width) / 2
+
+
+def _whole(data: Data, level: Levels, options: Options) -> Array:
+    """The weight of intrusion: the overlap of the clouds with themselves."""
+    if not any(data.views):
+        return 0 * level.bandwidths
+    cross = options._replace(variant="cross")
+    sizes = []
+    for cloud in (data.source, data.target):
+        eye = jnp.eye(cloud.points.shape[1], dtype=cloud.points.dtype)
+        turns = jnp.broadcast_to(eye, (len(cloud.points), *eye.shape))
+        own = data._replace(source=cloud, target=cloud)
+        sizes.append(_divergence(cloud.points, turns, own, level, cross))
+    return _INTRUSION * jnp.sqrt(sizes[0] * sizes[1])
 
 
 def _divergence(
