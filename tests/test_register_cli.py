@@ -179,9 +179,10 @@ def test_maps_are_kept_and_precise(tmp_path):
     np.testing.assert_allclose(again(points), expected, rtol=0, atol=1e-8)
     single = Shape(points.astype(np.float32))
     assert apply_shape_map(again, single).points.dtype == np.float32
-    save(tmp_path / "other", warp)
-    with pytest.raises(ModelFileError, match="shapes"):
-        load_shape_map(tmp_path / "other")
+    for about in (None, {"kind": "shape", "size": 3.0}):  # of no kind; incomplete
+        save(tmp_path / "other", warp, metadata=about)
+        with pytest.raises(ModelFileError, match="shapes"):
+            load_shape_map(tmp_path / "other")
 
 
 @pytest.mark.parametrize(

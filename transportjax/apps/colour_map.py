@@ -15,12 +15,12 @@ from transportjax.maps import (
     AbstractBijection,
     ModelFileError,
     load,
-    read_header,
     save,
 )
 
 from .arrays import blend, join_alpha, soft_mask, split_alpha
 from .lut import Lut, apply_lut, bake, table_error, write_cube
+from .model_files import read_about
 from .picture import from_unit, to_unit
 from .reduction import Distinct, map_distinct, sample_colours
 from .spaces import SPACES
@@ -194,12 +194,9 @@ def load_colour_map(path: Any) -> ColourMap:
     Raises:
         ModelFileError: the file is damaged, or holds no map of colours.
     """
-    about = read_header(path).get("metadata") or {}
-    if about.get("kind") != "colour" or about.get("space") not in (
-        *COLOUR_SPACES,
-        "grey",
-    ):
-        raise ModelFileError(path, "holds a map, but not one of colours")
+    about = read_about(path, "colour", ("space", "strength"), "one of colours")
+    if about["space"] not in (*COLOUR_SPACES, "grey"):
+        raise ModelFileError(path, f"its colour space {about['space']!r} is unknown")
     strength = jnp.asarray(about["strength"], jnp.float32)
     return ColourMap(load(path), strength, about["space"])
 

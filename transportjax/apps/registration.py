@@ -20,18 +20,17 @@ from transportjax.maps import (
     AbstractBijection,
     Affine,
     GaussianWarp,
-    ModelFileError,
     Rigid,
     Similarity,
     ThinPlateSpline,
     control_grid,
     load,
-    read_header,
     save,
     transport_normals,
 )
 from transportjax.solvers import register
 
+from .model_files import read_about
 from .shape import Shape
 
 WARPS = ("rigid", "similarity", "affine", "tps", "rbf")
@@ -315,9 +314,8 @@ def load_shape_map(path: Any) -> ShapeMap:
         ModelFileError: the file is damaged, or holds no map of shapes.
         OSError: the file cannot be read.
     """
-    about = read_header(path).get("metadata") or {}
-    if about.get("kind") != "shape":
-        raise ModelFileError(path, "holds a map, but not one of shapes")
+    names = ("centre", "size", "target_centre", "target_size")
+    about = read_about(path, "shape", names, "one of shapes")
     return ShapeMap(
         load(path),
         np.array(about["centre"]),

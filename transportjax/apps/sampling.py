@@ -17,9 +17,10 @@ from transportjax._checks import (
     check_within_range,
 )
 from transportjax.flows import Flow
-from transportjax.maps import AbstractBijection, ModelFileError, load, read_header, save
+from transportjax.maps import AbstractBijection, load, save
 
 from .density import draw, fit_density, log_likelihood
+from .model_files import read_about
 from .tables import Table
 
 _BLOCK = 16384  # rows that are mapped at a time
@@ -199,9 +200,8 @@ def load_table_law(path: Any) -> TableLaw:
         ModelFileError: the file is damaged, or holds no law of a table.
         OSError: the file cannot be read.
     """
-    about = read_header(path).get("metadata") or {}
-    if about.get("kind") != "table":
-        raise ModelFileError(path, "holds a map, but not a law of the rows of a table")
+    what = "a law of the rows of a table"
+    about = read_about(path, "table", ("columns", *_ARRAYS), what)
     arrays: Any = {name: np.array(about[name]) for name in _ARRAYS}
     return TableLaw(load(path), tuple(about["columns"]), **arrays)
 
