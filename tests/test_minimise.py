@@ -206,6 +206,9 @@ def test_one_program_for_blocks_and_calls(start, x):
     run(start, x, num_steps=13)
     run(start, x + 1, num_steps=25, key=jr.key(2))
     assert len(TRACES) <= 2  # of the shapes alone, once a call
+    TRACES.clear()
+    run(start, x, num_steps=23, held_out=x[:50])
+    assert len(TRACES) <= 3  # and to judge, before and after blocks
 
 
 def test_dtypes(x, x64):

@@ -1,5 +1,6 @@
 """New flows: whitening, then a stack of equal layers that start as the identity."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +28,6 @@ from transportjax.solvers.gaussianise import whitening
 
 from .flow import Flow
 
-_Layer = Callable[[PRNGKeyArray], AbstractBijection]
-_Numbered = Callable[[PRNGKeyArray, Int[Array, ""]], AbstractBijection]
 _SHARPNESS = 2.0  # of the first layers of networks, in units of He's rule
 
 
@@ -81,18 +80,18 @@ def coupling_flow(
     References:
         Dinh, Sohl-Dickstein and Bengio (2017), "Density estimation using Real NVP".
     """
-
-    def layer(key: PRNGKeyArray) -> AbstractBijection:
-        return AffineCoupling.create(
-            key,
-            dim,
-            num_conditions=num_conditions,
-            width=width,
-            depth=depth,
-            bound=bound,
-        )
-
-    return _stack(key, dim, data, num_layers, _mixed(dim, rotate, layer))
+    return _stack(
+        key,
+        dim,
+        data,
+        num_layers,
+        _affine,
+        rotate=rotate,
+        num_conditions=num_conditions,
+        width=width,
+        depth=depth,
+        bound=bound,
+    )
 
 
 def spline_flow(
@@ -148,21 +147,19 @@ def spline_flow(
     References:
         Durkan, Bekasov, Murray and Papamakarios (2019), "Neural spline flows".
     """
-
-    def layer(key: PRNGKeyArray) -> AbstractBijection:
-        layer_key, spread_key = jr.split(key)
-        layer = SplineCoupling.create(
-            layer_key,
-            dim,
-            num_conditions=num_conditions,
-            num_bins=num_bins,
-            interval=interval,
-            width=width,
-            depth=depth,
-        )
-        return _spread(layer, spread_key)
-
-    return _stack(key, dim, data, num_layers, _mixed(dim, rotate, layer))
+    return _stack(
+        key,
+        dim,
+        data,
+        num_layers,
+        _spline,
+        rotate=rotate,
+        num_conditions=num_conditions,
+        num_bins=num_bins,
+        interval=interval,
+        width=width,
+        depth=depth,
+    )
 
 
 def gaussianisation_flow(
@@ -205,60 +202,81 @@ def gaussianisation_flow(
     References:
         Meng, Song, Song and Ermon (2020), "Gaussianization flows".
     """
-    _checks.check_count("dim", dim)
     _checks.check_number("interval", interval, 0, open_low=True)
-    spline = RationalQuadraticSpline.identity(num_knots, low=-interval, high=interval)
-    eye = jnp.eye(dim)
-
-    def layer(key: PRNGKeyArray, number: Int[Array, ""]) -> AbstractBijection:
-        del number
-        marginals = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, (dim, *leaf.shape)), spline
-        )
-        return Chain((Cayley.create(key, dim), SlicedMap(eye, marginals)))
-
-    return _stack(key, dim, data, num_layers, layer)
+    return _stack(
+        key, dim, data, num_layers, _marginal, num_knots=num_knots, interval=interval
+    )
 
 
-def _mixed(dim: int, rotate: bool, layer: _Layer) -> _Numbered:
-    """A layer with a permutation, or a rotation, before it."""
-    _checks.check_count("dim", dim)
-
-    def mixed(key: PRNGKeyArray, number: Int[Array, ""]) -> AbstractBijection:
-        mix_key, layer_key = jr.split(key)
-        order = _shuffle(mix_key, dim)
-        inner = layer(layer_key)
-        if not rotate:
-            return Chain((Permutation(order), inner))
-        # a pair of layers moves all coordinates: after it, other axes
-        is_new = (number > 0) & (number % 2 == 0)
-        turn = jnp.where(is_new, jr.orthogonal(mix_key, dim), jnp.eye(dim)[order])
-        return Chain((Cayley.around(turn), inner))
-
-    return mixed
+# --- one layer, of a key and its number ----------------------------------------------
 
 
-def _spread(layer: SplineCoupling, key: PRNGKeyArray) -> SplineCoupling:
-    """The layer with a network that bends all over its inputs, and sharply.
+def _affine(
+    key: PRNGKeyArray, number: Int[Array, ""], dim: int, rotate: bool, **options: Any
+) -> Chain:
+    mix, layer_key = _mix(key, number, dim, rotate)
+    return Chain((mix, AffineCoupling.create(layer_key, dim, **options)))
+
+
+def _spline(
+    key: PRNGKeyArray, number: Int[Array, ""], dim: int, rotate: bool, **options: Any
+) -> Chain:
+    """A spline coupling whose network bends all over its inputs, and sharply.
 
     With biases of zero all hidden units of a network of one input bend at zero; with
     small weights, edges and gaps in the data take long to learn.
     """
+    mix, layer_key = _mix(key, number, dim, rotate)
+    layer_key, spread_key = jr.split(layer_key)
+    layer = SplineCoupling.create(layer_key, dim, **options)
 
     def leaves(layer: Any) -> tuple:
         return layer.conditioner.first, layer.conditioner.first_bias
 
     weights, bias = leaves(layer)
-    noise = jr.normal(key, bias.shape, bias.dtype)
-    return eqx.tree_at(leaves, layer, (_SHARPNESS * weights, _SHARPNESS * noise))
+    noise = jr.normal(spread_key, bias.shape, bias.dtype)
+    leaves_now = (_SHARPNESS * weights, _SHARPNESS * noise)
+    return Chain((mix, eqx.tree_at(leaves, layer, leaves_now)))
+
+
+def _marginal(
+    key: PRNGKeyArray,
+    number: Int[Array, ""],
+    dim: int,
+    num_knots: int,
+    interval: int | float,
+) -> Chain:
+    del number
+    spline = RationalQuadraticSpline.identity(num_knots, low=-interval, high=interval)
+    marginals = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (dim, *leaf.shape)), spline
+    )
+    return Chain((Cayley.create(key, dim), SlicedMap(jnp.eye(dim), marginals)))
+
+
+def _mix(
+    key: PRNGKeyArray, number: Int[Array, ""], dim: int, rotate: bool
+) -> tuple[AbstractBijection, PRNGKeyArray]:
+    """The permutation, or rotation, before a coupling; and the key of that."""
+    mix_key, layer_key = jr.split(key)
+    order = _shuffle(mix_key, dim)
+    if not rotate:
+        return Permutation(order), layer_key
+    # a pair of layers moves all coordinates: after it, other axes
+    is_new = (number > 0) & (number % 2 == 0)
+    turn = jnp.where(is_new, jr.orthogonal(mix_key, dim), jnp.eye(dim)[order])
+    return Cayley.around(turn), layer_key
 
 
 def _shuffle(key: PRNGKeyArray, dim: int) -> Int[Array, " d"]:
     """An order in which the coordinates that were moved come first, both shuffled."""
     first_key, last_key = jr.split(key)
     kept, moved = jnp.arange(dim // 2), jnp.arange(dim // 2, dim)
-    parts = [jr.permutation(first_key, moved), jr.permutation(last_key, kept)]
-    return jnp.concatenate(parts)
+    parts = ((first_key, moved), (last_key, kept))
+    # nothing to compile for one coordinate
+    return jnp.concatenate(
+        [part if len(part) < 2 else jr.permutation(key, part) for key, part in parts]
+    )
 
 
 def _stack(
@@ -266,14 +284,26 @@ def _stack(
     dim: int,
     data: ArrayLike | None,
     num_layers: int,
-    layer: _Numbered,
+    layer: Callable[..., Chain],
+    **options: Any,
 ) -> Flow:
     """Whitening and a stack of layers, in the dtype of the data."""
+    _checks.check_count("dim", dim)
     _checks.check_count("num_layers", num_layers)
-    layers = Scan(jax.vmap(layer)(jr.split(key, num_layers), jnp.arange(num_layers)))
+    every = tuple({"dim": dim, **options}.items())
+    layers = Scan(_layers(key, num_layers, layer, every))
     if data is None:
         return Flow(Chain((Affine(jnp.eye(dim), jnp.zeros(dim)), layers)), dim)
     data = _checks.as_float("data", data)
     data = data.astype(_checks.working_dtype(data.dtype))
     _checks.check_samples_of_flow("data", data, dim)
     return Flow(Chain((whitening("data", data, None), layers)).astype(data.dtype), dim)
+
+
+@functools.partial(jax.jit, static_argnames=("num", "layer", "options"))
+def _layers(
+    key: PRNGKeyArray, num: int, layer: Callable[..., Chain], options: tuple
+) -> Chain:
+    """`num` layers on a leading axis, by one program."""
+    make = functools.partial(layer, **dict(options))
+    return jax.vmap(make)(jr.split(key, num), jnp.arange(num))

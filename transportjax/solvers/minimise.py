@@ -250,7 +250,7 @@ def _begin(
         step=jnp.zeros((), "int32"),
         failed_at=jnp.full((), -1, "int32"),
         best=parameters,
-        best_loss=jnp.full((), jnp.inf),
+        best_loss=jnp.full((), jnp.inf, float),  # a weak dtype would not stay
         best_step=jnp.zeros((), "int32"),
         key=key,
     )
