@@ -15,9 +15,12 @@ it is the number of pairs of scans, out of thirty, whose rotation is found
 (|q . q_true| > 0.99), and times are of all pairs; the angle is between the views, of
 which the start knows nothing. Normals are those of planes through the twenty nearest
 points, turned to the scanner; the viewpoint is far off along the z-axis of each scan.
+
+REGISTRATION_CASES chooses among them: beginnings of names, with semicolons between.
 """
 
 import functools
+import os
 import pathlib
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -39,6 +42,7 @@ from transportjax.solvers import register
 from .harness import Case, Rival
 
 _DRAWS = 8
+_CHOSEN = tuple(os.environ.get("REGISTRATION_CASES", "").split(";"))
 _CELL = 0.005  # of the dragon, in metres
 _NEIGHBOURS = 20  # to fit a plane to
 _SURFACES = "64 starts, normals and viewpoints"
@@ -47,6 +51,8 @@ _SURFACES = "64 starts, normals and viewpoints"
 def cases(options: Namespace) -> Iterator[Case]:
     """Shapes made here, then the published ones if there are data."""
     for name, make in _PROBLEMS.items():
+        if not name.startswith(_CHOSEN):
+            continue
         draws = range(2 if options.quick else _DRAWS)
         problems = [make(np.random.default_rng(seed), options.dtype) for seed in draws]
         yield _made(name, problems)
@@ -54,13 +60,14 @@ def cases(options: Namespace) -> Iterator[Case]:
     if data is None:
         return
     for name in ("fish", "face"):
-        if not (data / name).exists():
+        if not (data / name).exists() or not name.startswith(_CHOSEN):
             continue
         clouds = [np.loadtxt(data / name / f"{name}_{k}.txt") for k in "XY"]
         yield _published(name, *(cloud.astype(options.dtype) for cloud in clouds))
     angles = (24,) if options.quick else (24, 48, 72, 96)
     for angle in angles if (data / "dragon_stand.npz").exists() else ():
-        yield _dragon(data, angle, options.dtype)
+        if f"dragon, {angle}".startswith(_CHOSEN):
+            yield _dragon(data, angle, options.dtype)
 
 
 # --- shapes made here --------------------------------------------------------------

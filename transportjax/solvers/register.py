@@ -73,8 +73,8 @@ def register(
             an optimiser or another variant are given: the deviation of the target from
             the moved source, the share of stray points and the map are estimated
             together by maximum likelihood, with bending in proportion to that variance.
-            So shapes that agree exactly are met to about a thousandth of the radius,
-            and noise is not followed.
+            So shapes that agree exactly are met more closely than the last bandwidth
+            allows, and noise is hardly followed.
         variant: which divergence (see `l2_divergence`). None: "cross" for `Rigid`,
             which cannot shrink a cloud, "l2e" for others.
         bending: weight >= 0 of the bending energy, one number or one a level. The
