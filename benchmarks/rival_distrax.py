@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 import optax
 
+from .rival_loop import train_in_epochs
 from .tables import Data
 
 _LAYERS, _WIDTH, _BINS, _INTERVAL = 8, 64, 8, 4.0
@@ -51,23 +52,17 @@ def train_distrax(
         updates, memory = optimiser.update(slope, memory, params)
         return optax.apply_updates(params, updates), memory
 
-    memory, key = optimiser.init(params), jr.key(1)
-    best, least, done = params, float("inf"), 0
-    size = min(batch_size, len(rows))
-    while num_steps is None or done < num_steps:
-        key, subkey = jr.split(key)
-        order = jr.permutation(subkey, len(rows))
-        for i in range(len(rows) // size):
-            batch = rows[order[i * size : (i + 1) * size]]
-            params, memory = step(params, memory, batch)
-            done += 1
-            if done % block == 0:
-                value = -float(jnp.mean(log_prob(params, held)))
-                if value < least:
-                    best, least = params, value
-                look(functools.partial(log_prob, best))
-            if done == num_steps:
-                break
+    train_in_epochs(
+        lambda state, places, _: step(*state, rows[places]),
+        (params, optimiser.init(params)),
+        lambda state: -float(jnp.mean(log_prob(state[0], held))),
+        lambda state: functools.partial(log_prob, state[0]),
+        look,
+        num_rows=len(rows),
+        batch_size=batch_size,
+        block=block,
+        num_steps=num_steps,
+    )
 
 
 def _networks(key: jax.Array, dim: int, dtype: Any) -> list[list[tuple]]:

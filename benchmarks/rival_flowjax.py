@@ -7,8 +7,10 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
 
+from .rival_loop import train_in_epochs
 from .tables import Data
 
 
@@ -55,27 +57,20 @@ def train_flowjax(
     judge_loss = eqx.filter_jit(lambda params, x: loss(params, static, x))
     log_prob = eqx.filter_jit(lambda params, x: eqx.combine(params, static).log_prob(x))
     rows, held = jnp.asarray(data.train), jnp.asarray(data.held)
-    memory, key = optimiser.init(params), jr.key(1)
-    best, least, done = params, float("inf"), 0
-    size = min(batch_size, len(rows))
-    while num_steps is None or done < num_steps:
-        key, subkey = jr.split(key)
-        order = jr.permutation(subkey, len(rows))
-        for i in range(len(rows) // size):
-            batch = rows[order[i * size : (i + 1) * size]]
-            params, memory, _ = step(
-                params,
-                static,
-                batch,
-                optimizer=optimiser,
-                opt_state=memory,
-                loss_fn=loss,
-            )
-            done += 1
-            if done % block == 0:
-                value = float(judge_loss(params, held))
-                if value < least:
-                    best, least = params, value
-                look(functools.partial(log_prob, best))
-            if done == num_steps:
-                break
+
+    def advance(state: tuple, places: np.ndarray, _: int) -> tuple:
+        params, memory = state
+        more = {"optimizer": optimiser, "opt_state": memory, "loss_fn": loss}
+        return step(params, static, rows[places], **more)[:2]
+
+    train_in_epochs(
+        advance,
+        (params, optimiser.init(params)),
+        lambda state: float(judge_loss(state[0], held)),
+        lambda state: functools.partial(log_prob, state[0]),
+        look,
+        num_rows=len(rows),
+        batch_size=batch_size,
+        block=block,
+        num_steps=num_steps,
+    )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .rival_loop import train_in_epochs
 from .tables import Data
 
 
@@ -42,25 +43,32 @@ def train_zuko(
     rows, held = torch.from_numpy(data.train), torch.from_numpy(data.held)
     flow = zuko.flows.NSF(features=rows.shape[1], **sizes).to(rows.dtype)
     optimiser = torch.optim.Adam(flow.parameters(), lr=rates(0))
-    best, least, done = flow, float("inf"), 0
-    size = min(batch_size, len(rows))
-    while num_steps is None or done < num_steps:
-        for part in torch.randperm(len(rows))[: len(rows) // size * size].split(size):
-            optimiser.param_groups[0]["lr"] = rates(done)
-            optimiser.zero_grad()
-            loss = -flow().log_prob(rows[part]).mean()
-            loss.backward()
-            if num_steps is not None:
-                torch.nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
-            optimiser.step()
-            done += 1
-            if done % block == 0:
-                value = -float(np.mean(_log_prob(flow, held)))
-                if value < least:
-                    best, least = copy.deepcopy(flow), value
-                look(lambda x, best=best: _log_prob(best, torch.from_numpy(x)))
-            if done == num_steps:
-                break
+
+    def step(flow: Any, places: np.ndarray, done: int) -> Any:
+        optimiser.param_groups[0]["lr"] = rates(done)
+        optimiser.zero_grad()
+        loss = -flow().log_prob(rows[places]).mean()
+        loss.backward()
+        if num_steps is not None:
+            torch.nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
+        optimiser.step()
+        return flow
+
+    def log_prob_of(flow: Any) -> Callable[[Any], np.ndarray]:
+        kept = copy.deepcopy(flow)
+        return lambda x: _log_prob(kept, torch.from_numpy(x))
+
+    train_in_epochs(
+        step,
+        flow,
+        lambda flow: -float(np.mean(_log_prob(flow, held))),
+        log_prob_of,
+        look,
+        num_rows=len(rows),
+        batch_size=batch_size,
+        block=block,
+        num_steps=num_steps,
+    )
 
 
 def _log_prob(flow: Any, x: Any) -> np.ndarray:
