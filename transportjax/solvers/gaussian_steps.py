@@ -14,11 +14,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from transportjax.maps import Affine, SlicedMap
 from transportjax.sliced import AbstractDirections
-from transportjax.sliced.greedy import greedy_rotation
 
 from .normal_splines import apply_splines, fit_normal_splines, spline_maps
-
-_CYCLE = 24  # rotations of the greedy sequence
 
 
 class Masses(NamedTuple):
@@ -177,40 +174,3 @@ def _loss(
     size = jnp.sum(points**2, axis=0) + len(points) * math.log(2 * math.pi)
     shares = masses / jnp.sum(masses)
     return jnp.dot(shares, size / 2 - log_dets, precision="highest")
-
-
-class GreedyCycles(AbstractDirections):
-    """`GreedyRotations` whose turns are always the same ones: little to compile."""
-
-    num_steps: int = eqx.field(static=True)
-
-    def init(self, key: PRNGKeyArray, dim: int) -> Int[Array, ""]:
-        """The number of steps made."""
-        del key, dim
-        return jnp.int32(0)
-
-    def sample(
-        self,
-        key: PRNGKeyArray,
-        state: Int[Array, ""],
-        x: Float[Array, "n d"],
-        y: Float[Array, "m d"],
-    ) -> tuple[Float[Array, "d d"], Float[Array, " d"], Int[Array, ""]]:
-        """The next rotation."""
-        del key, y
-        dim = x.shape[1]
-        table = jnp.asarray(_greedy_cycles(self.num_steps, dim), x.dtype)
-        axes = lax.dynamic_index_in_dim(table, state, keepdims=False)
-        return axes, jnp.full(dim, 1 / dim, x.dtype), state + 1
-
-
-@functools.cache
-def _greedy_cycles(num: int, dim: int) -> np.ndarray:
-    """Greedy rotations; after each `_CYCLE` all are turned by a random rotation."""
-    first = np.stack([greedy_rotation(step, dim) for step in range(min(num, _CYCLE))])
-    rng = np.random.default_rng(0)
-    turns = [np.eye(dim)]
-    while len(turns) * _CYCLE < num:
-        q, r = np.linalg.qr(rng.normal(size=(dim, dim)))
-        turns.append(q * np.sign(np.diag(r)))
-    return np.concatenate([first @ turn for turn in turns])[:num]

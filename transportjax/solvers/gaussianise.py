@@ -28,14 +28,17 @@ from transportjax.maps import Affine, Chain, Scan, gaussian_map
 from transportjax.maps.affine import moments
 from transportjax.sliced import (
     AbstractDirections,
+    FixedDirections,
     MaxSlicedDirections,
     OrthonormalDirections,
 )
+from transportjax.sliced.greedy import greedy_rotation
 
-from .gaussian_steps import GreedyCycles, Masses, Options, fit
+from .gaussian_steps import Masses, Options, fit
 from .solution import Solution
 
 _MOST_GREEDY = 3  # dimensions of the greedy sequence of rotations
+_CYCLE = 24  # rotations of the greedy sequence
 _MOST_RANDOM = 9  # dimensions that random rotations still serve well
 _NUM_DIRECTIONS = 8  # of a step, in many dimensions
 
@@ -165,10 +168,23 @@ def _first(tree: Any, count: int) -> Any:
 
 def _default_directions(dim: int, num_steps: int) -> AbstractDirections:
     if dim <= _MOST_GREEDY:
-        return GreedyCycles(num_steps)
+        # fixed ones: little to compile
+        return FixedDirections(_greedy_cycles(num_steps, dim))
     if dim <= _MOST_RANDOM:
         return OrthonormalDirections()
     return MaxSlicedDirections(_NUM_DIRECTIONS)
+
+
+@functools.cache
+def _greedy_cycles(num: int, dim: int) -> np.ndarray:
+    """Greedy rotations; after each `_CYCLE` all are turned by a random rotation."""
+    first = np.stack([greedy_rotation(step, dim) for step in range(min(num, _CYCLE))])
+    rng = np.random.default_rng(0)
+    turns = [np.eye(dim)]
+    while len(turns) * _CYCLE < num:
+        q, r = np.linalg.qr(rng.normal(size=(dim, dim)))
+        turns.append(q * np.sign(np.diag(r)))
+    return np.concatenate([first @ turn for turn in turns])[:num]
 
 
 def whitening(
