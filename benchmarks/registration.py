@@ -45,7 +45,7 @@ _DRAWS = 8
 _CHOSEN = tuple(os.environ.get("REGISTRATION_CASES", "").split(";"))
 _CELL = 0.005  # of the dragon, in metres
 _NEIGHBOURS = 20  # to fit a plane to
-_SURFACES = "64 starts, normals and viewpoints"
+_SURFACES = "1000 starts, normals and viewpoints"
 
 
 def cases(options: Namespace) -> Iterator[Case]:
@@ -336,7 +336,7 @@ def _dragon(folder: pathlib.Path, angle: int, dtype: str) -> Case:
         "one start, as gmmreg": schedule,
         "one start": {},
         "24 starts": {"num_starts": 24},
-        _SURFACES: {"num_starts": 64},
+        _SURFACES: {"num_starts": 1000},
     }
     return Case(
         f"dragon, {angle} degrees",

@@ -7,8 +7,8 @@ from helpers import assert_close, check_gradient
 
 from transportjax.maps import Rigid
 from transportjax.solvers import register
-from transportjax.solvers.annealing import _DEEP, _INTRUSION
-from transportjax.solvers.free_space import intrusion, view_of
+from transportjax.solvers.annealing import _DEEP
+from transportjax.solvers.free_space import INTRUSION, intrusion, view_of
 
 
 def plate(n=24):
@@ -82,7 +82,7 @@ def test_it_counts_in_a_registration():
     step = 2 / 7
     gap = (0.6 - 0.5 * step) / (0.5 * _DEEP)
     share = 0.5 * gap**2 / (1 + gap**2)
-    expected = free - _INTRUSION * share * cost(x)
+    expected = free - INTRUSION * share * cost(x)
     assert_close(cost(x + up, source_viewpoint=eye), expected, rtol=1e-3)
 
 

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 
 from transportjax.maps.normals import unit
 
+INTRUSION = 2  # what all of a cloud in free space counts, in that of a full overlap
+
 _LEAST, _MOST = 8, 128  # cells along an axis of the picture
 _SLACK = 0.5  # cells that a point may stand out before it counts
 _NEAREST = 0.05  # to the eye, of the distance of the scan
@@ -76,7 +78,14 @@ def intrusion(
     weights: Float[Array, " n"],
     width: Float[Array, ""],
 ) -> Float[Array, ""]:
-    """The share of the mass that stands in the free space of a scan, in [0, 1].
+    """The share of the mass that stands in the free space of a scan, in [0, 1]."""
+    return weights @ gaps(view, points, width)
+
+
+def gaps(
+    view: View, points: Float[Array, "n 3"], width: Float[Array, ""]
+) -> Float[Array, " n"]:
+    """How far points are in the free space of a scan, from zero to one.
 
     Softly: a point that is `width` away from where it could be counts one half. With
     derivatives in the points.
@@ -90,7 +99,7 @@ def intrusion(
     before = _interpolated(view.depth, inside) - behind - _SLACK * view.step
     is_aside = (aside > 0) | (beyond > 1e-3 * view.step)
     gap = jnp.where(is_aside, aside + beyond, jnp.maximum(before, 0)) / width
-    return weights @ (gap**2 / (1 + gap**2))
+    return gap**2 / (1 + gap**2)
 
 
 def _axes(forward: Array) -> Array:

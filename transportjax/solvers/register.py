@@ -12,7 +12,8 @@ from transportjax import _checks
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.maps import AbstractBijection, AbstractWarp, Rigid, Similarity
 
-from .annealing import Cloud, Data, Levels, Options, anneal, frame_of
+from .annealing import anneal
+from .clouds import Cloud, Data, Levels, Options, frame_of
 from .refine import refine
 from .solution import Solution
 
@@ -72,8 +73,9 @@ def register(
             to the centroid. A warp that bends is then refined, unless normals, pairs,
             an optimiser or another variant are given: the deviation of the target from
             the moved source, the share of stray points and the map are estimated
-            together by maximum likelihood, with bending in proportion to that variance.
-            So shapes that agree exactly are met more closely than the last bandwidth
+            together by maximum likelihood, from a narrow and from a wide deviation,
+            with bending in proportion to the variance; the likelier end is kept. So
+            shapes that agree exactly are met more closely than the last bandwidth
             allows, and noise is hardly followed.
         variant: which divergence (see `l2_divergence`). None: "cross" for `Rigid`,
             which cannot shrink a cloud, "l2e" for others.
@@ -105,11 +107,15 @@ def register(
         centre: whether to move the start so that centroids agree and, with a
             `Similarity`, radii. Not done to maps of other classes than those named
             above.
-        num_starts: rotations to start from, for a `Rigid` or a `Similarity`: the given
-            one followed by those of an even spread. The first level runs on a sample
-            of the points for all of them, the next levels for the best few. 24 or more
-            to find any orientation in space, 8 in the plane.
-        num_steps: evaluations of the objective at each level, at most.
+        num_starts: rotations to start from, for a `Rigid` or a `Similarity`: those of
+            an even spread, besides the given start. With `centre`, each is put where
+            the clouds overlap best, found among all translations at once by a fast
+            Fourier transform, and the 48 that overlap best are descended from: first
+            on samples of the points, then the best few on all. So more starts cost
+            little. 24 find most orientations in space, 8 in the plane; 1000 for
+            scans that have little in common (10 ms each, with normals and viewpoints).
+        num_steps: evaluations of the objective at each level, at most, and steps of
+            each refinement.
         optimiser: a transformation of optax in place of L-BFGS, for example
             `optax.adam(1e-3)`; it makes all `num_steps`.
 

@@ -3,6 +3,7 @@
 import math
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -10,21 +11,27 @@ from jaxtyping import Array, Float
 from transportjax.maps import Rigid, Similarity
 
 
-def turned(map: Rigid | Similarity, num: int) -> list:
-    """The map followed by rotations about the image of the origin, itself first.
+def turned(map: Rigid | Similarity, num: int) -> Rigid | Similarity:
+    """The map followed by `num` rotations about the image of the origin, stacked.
+
+    The map itself is the first.
 
     References:
         Alexa (2022), Super-Fibonacci spirals: fast, low-discrepancy sampling of SO(3).
     """
-    if isinstance(map, Similarity):
-        return [eqx.tree_at(lambda m: m.turn, map, t) for t in turned(map.turn, num)]
-    if map.rotation.ndim == 0:
-        angles = [2 * math.pi * k / num for k in range(num)]
-        return [Rigid(map.rotation + angle, map.translation) for angle in angles]
-    turns = jnp.asarray(spread_quaternions(num), map.rotation.dtype)
-    return [
-        Rigid(quaternion_product(turn, map.rotation), map.translation) for turn in turns
-    ]
+    is_scaled = isinstance(map, Similarity)
+    rigid = map.turn if is_scaled else map
+    if rigid.rotation.ndim == 0:
+        turns = 2 * math.pi * np.arange(num) / num
+        followed = jnp.add
+    else:
+        turns, followed = spread_quaternions(num), quaternion_product
+
+    def one(turn: Array) -> Rigid | Similarity:
+        moved = Rigid(followed(turn, rigid.rotation), rigid.translation)
+        return eqx.tree_at(lambda m: m.turn, map, moved) if is_scaled else moved
+
+    return jax.vmap(one)(jnp.asarray(turns, rigid.rotation.dtype))
 
 
 def spread_quaternions(num: int) -> np.ndarray:
@@ -43,7 +50,7 @@ def spread_quaternions(num: int) -> np.ndarray:
         axis=1,
     )
     back = spiral[0] * np.array([-1, -1, -1, 1])
-    return np.stack([np.asarray(_product(q, back)) for q in spiral])
+    return np.stack(_product(spiral.T, back), axis=1)
 
 
 def quaternion_product(
