@@ -185,6 +185,10 @@ def test_what_remains_decides_how_far_a_warp_follows():
         found = error(y, weights)
         assert found < most
         assert found < error(y, weights, **unrefined)
+    some = np.repeat([1, 0], [70, 5])
+    near = error(noisy, some)
+    stray[10:] += 100  # what weighs nothing says nothing of where strays are
+    assert_close(error(noisy, some), near, rtol=1e-3)
     twice = np.repeat(x[:2], 30, axis=0)
     for cloud in (twice, x * np.array([1, 0]), np.concatenate([0 * x[1:], x[:1]])):
         error(cloud, alone)

@@ -263,7 +263,9 @@ def test_grids():
     assert_close(grid.min(0), [-0.5, 0.725, 1.8])
     assert_close(grid.max(0), [10.5, 1.275, 6.2])
     assert_close(jnp.sort(grid[:, 0])[9:18], jnp.full(9, 5.0))
-    np.testing.assert_array_equal(jax.jit(control_grid)(points).shape, (125, 3))
+    np.testing.assert_array_equal(jax.jit(control_grid)(points).shape, (216, 3))
+    for dim, num in ((1, 5), (2, 64), (4, 625)):
+        assert control_grid(np.eye(dim + 1)[:, :dim]).shape == (num, dim)
     assert control_grid(jnp.array([[0, 0], [255, 255]], "uint8"), 2).dtype == "float32"
 
 

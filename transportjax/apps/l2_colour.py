@@ -27,6 +27,7 @@ from transportjax.solvers import register
 NUM_PAIRS = 5000
 
 _LEVELS = np.array([1, 0.5, 0.25], np.float32)  # widths, of the spread of the colours
+_CONTROLS = 5  # along each axis of colours, as published
 _PAIR_LEVELS = np.array([2, 1, 0.5], np.float32)
 # Published is 3e-4, which lets the spline fold between clusters and raises noise; of
 # pairs, this.
@@ -211,7 +212,7 @@ def _powers(weights: Array, power: int | float) -> Array:
 
 def _spline(x: Array, y: Array, start: Affine) -> ThinPlateSpline:
     """An affine map as a spline that can bend over all colours of both clouds."""
-    spline = ThinPlateSpline.identity(control_grid(jnp.concatenate([x, y])))
+    spline = ThinPlateSpline.identity(control_grid(jnp.concatenate([x, y]), _CONTROLS))
     leaves = (start.matrix, start.offset)
     return eqx.tree_at(lambda w: (w.matrix, w.shift), spline, leaves)
 

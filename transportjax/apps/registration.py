@@ -38,7 +38,6 @@ WARPS = ("rigid", "similarity", "affine", "tps", "rbf")
 _BLOCK = 1 << 14
 _BENDING = 0.3
 _BANDWIDTHS = np.array([0.25, 0.125, 0.0625, 0.03125], np.float32)  # of unit shapes
-_CONTROLS = {2: 8, 3: 5}  # along each axis
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -226,7 +225,7 @@ def _fit(
     if warp == "affine":
         bent = Affine(start.matrix, start.translation)
         return register(x, y, bent, **stiff).map
-    controls = control_grid(jnp.concatenate([x, y]), _CONTROLS[x.shape[1]])
+    controls = control_grid(jnp.concatenate([x, y]))
     kind = ThinPlateSpline if warp == "tps" else GaussianWarp
     bent = eqx.tree_at(
         lambda w: (w.matrix, w.shift),

@@ -18,6 +18,7 @@ from .small_matrices import log_abs_det, solve
 _NEWTON_STEPS = 16
 _DAMPING = (1.0, 0.5, 0.25, 0.1, 0.01, 0.0)  # shares of a step that are tried
 _MARGIN = 0.05  # of the extent, on each side of a grid of controls
+_NUMS = {2: 8, 3: 6}  # controls along each axis, of a dimension
 
 
 class AbstractWarp(AbstractBijection):
@@ -126,7 +127,7 @@ def _newton(warp: AbstractWarp, y: Array) -> Array:
 
 
 @explicit_mesh_guard
-def control_grid(points: ArrayLike, num: int = 5) -> Float[Array, "k d"]:
+def control_grid(points: ArrayLike, num: int | None = None) -> Float[Array, "k d"]:
     """A grid of num^d control points over the points, in their units.
 
     It covers their bounding box, enlarged by five percent of its extent on each side.
@@ -135,7 +136,8 @@ def control_grid(points: ArrayLike, num: int = 5) -> Float[Array, "k d"]:
     Args:
         points: the points to be warped, (n, d); put the target's there too if the warp
             shall reach it (`jnp.concatenate`).
-        num: control points along each axis, at least two. More bend more finely.
+        num: control points along each axis, at least two. More bend more finely. None:
+            8 in the plane, 6 in space, 5 in other dimensions.
 
     Returns:
         The grid, the last coordinate running fastest.
@@ -154,6 +156,7 @@ def control_grid(points: ArrayLike, num: int = 5) -> Float[Array, "k d"]:
     """
     points = _checks.as_float("points", points)
     _checks.check_points("points", points)
+    num = _NUMS.get(points.shape[1], 5) if num is None else num
     _checks.check_count("num", num, 2)
     low, high = jnp.min(points, axis=0), jnp.max(points, axis=0)
     extent = jnp.maximum(high - low, _MARGIN * jnp.max(high - low))

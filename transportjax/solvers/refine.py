@@ -6,6 +6,10 @@ source explains the target by Gaussians of one unknown variance, besides a unifo
 of strays. Variance and share are estimated together with the map, by expectation
 maximisation, and bending counts in proportion to the variance: little where shapes
 agree exactly, much where they are noisy or sampled at different places.
+
+What is found depends on the variance at the start. A small one keeps the details of the
+fit, and with them what was matched wrongly; a large one lets go of both. So there is a
+descent from each, and the likelier end is taken.
 """
 
 import math
@@ -20,10 +24,11 @@ from jaxtyping import Array, Float
 
 from transportjax.maps import AbstractWarp
 
-from .annealing import Cloud, frame_of
+from .clouds import Cloud, frame_of
 from .frames import enter, leave
 
 _BLOCK = 1 << 20  # pairs of points at a time
+_WIDTHS = (1.0, 8.0)  # deviations at the start, of the bandwidth
 _STRAYS = 0.1  # their share at the start
 _SHARES = (0.01, 0.95)  # of strays, between which the estimate stays
 _THINNEST = 0.1  # side of the box of strays, of its longest
@@ -51,6 +56,7 @@ class _Sums(NamedTuple):
     masses: Float[Array, " n"]
     pulls: Float[Array, "n d"]  # share times difference
     squares: Float[Array, ""]  # share times squared difference, over all
+    fit: Float[Array, ""]  # logarithms of the density, at the variance of the state
 
 
 @eqx.filter_jit
@@ -68,9 +74,9 @@ def refine(
         source: points and masses; normals are not used.
         target: likewise.
         warp: the fit to begin with.
-        bandwidth: the deviation to begin with.
+        bandwidth: the deviation to begin with; a larger one is tried too.
         bending: its weight at that bandwidth.
-        num_steps: steps, at most.
+        num_steps: steps from each deviation, at most.
     """
     frame = frame_of(source, target)
     x, y = (
@@ -79,16 +85,25 @@ def refine(
     )
     inner: Any = enter(warp, frame)
     modes = _modes(inner, x.points)
-    step = _stepper(x, y, modes.basis, _STIFFNESS * bending * modes.bends)
+    stiffness = _STIFFNESS * bending * modes.bends
+    density = _stray_density(y)
+    step = _stepper(x, y, modes.basis, stiffness, density)
     zero = jnp.zeros_like(bandwidth)
-    state = _State(
-        *(_product(modes.basis, modes.start), modes.start),
-        *((bandwidth / frame.scale) ** 2, zero + _STRAYS),
-        *(jnp.zeros_like(zero, dtype="int32"), zero > 0),
-    )
-    end = lax.while_loop(lambda s: ~s.is_over & (s.count < num_steps), step, state)
-    refined = leave(_with_leaves(inner, modes.modes, end.leaves), frame)
-    fine = jnp.all(jnp.isfinite(end.leaves))
+
+    def descent(width: Array) -> tuple[Array, Array]:
+        state = _State(
+            *(_product(modes.basis, modes.start), modes.start),
+            *((width * bandwidth / frame.scale) ** 2, zero + _STRAYS),
+            *(jnp.zeros_like(zero, dtype="int32"), zero > 0),
+        )
+        end = lax.while_loop(lambda s: ~s.is_over & (s.count < num_steps), step, state)
+        bent = jnp.sum(stiffness[:, None] * end.leaves**2)
+        return end.leaves, _sums(x, y, end, density).fit - bent / 2
+
+    ends, values = lax.map(descent, jnp.asarray(_WIDTHS, dtype=bandwidth.dtype))
+    leaves = ends[jnp.argmax(jnp.where(jnp.isfinite(values), values, -jnp.inf))]
+    refined = leave(_with_leaves(inner, modes.modes, leaves), frame)
+    fine = jnp.all(jnp.isfinite(leaves))
     warp = jax.tree.map(lambda a, b: jnp.where(fine, a, b), refined, warp)
     return warp, jax.vmap(warp)(source.points)
 
@@ -138,14 +153,19 @@ def _product(left: Array, right: Array) -> Array:
     return jnp.matmul(left, right, precision="highest")
 
 
+def _stray_density(y: Cloud) -> Array:
+    """One over the size of the box around the points that weigh."""
+    weighs = (y.weights > 0)[:, None]
+    low = jnp.min(jnp.where(weighs, y.points, jnp.inf), axis=0)
+    high = jnp.max(jnp.where(weighs, y.points, -jnp.inf), axis=0)
+    return 1 / jnp.prod(jnp.maximum(high - low, _THINNEST * jnp.max(high - low)))
+
+
 def _stepper(
-    x: Cloud, y: Cloud, basis: Array, stiffness: Array
+    x: Cloud, y: Cloud, basis: Array, stiffness: Array, density: Array
 ) -> Callable[[_State], _State]:
     """One step of expectation maximisation."""
     dim = x.points.shape[1]
-    low, high = (f(y.points, axis=0) for f in (jnp.min, jnp.max))
-    sides = jnp.maximum(high - low, _THINNEST * jnp.max(high - low))
-    density = 1 / jnp.prod(sides)
 
     def step(state: _State) -> _State:
         sums = _sums(x, y, state, density)
@@ -191,12 +211,13 @@ def _sums(x: Cloud, y: Cloud, state: _State, density: Array) -> _Sums:
         apart = [points[None, :, k] - state.points[:, None, k] for k in range(dim)]
         squares = jnp.asarray(sum(a**2 for a in apart))
         heights = x.weights[:, None] * jnp.exp(-squares / (2 * state.variance))
-        shares = heights / (jnp.sum(heights, axis=0) + level)[None, :]
-        shares = shares * masses[None, :]
+        total = jnp.sum(heights, axis=0) + level
+        shares = heights * (masses / total)[None, :]
+        fit = jnp.sum(masses * jnp.log((1 - state.strays) * kernel * total))
         pulls = jnp.stack([jnp.sum(shares * a, axis=1) for a in apart], axis=1)
-        new = _Sums(jnp.sum(shares, axis=1), pulls, jnp.sum(shares * squares))
+        new = _Sums(jnp.sum(shares, axis=1), pulls, jnp.sum(shares * squares), fit)
         return jax.tree.map(jnp.add, sums, new), None
 
     zero = 0 * state.points
-    start = _Sums(zero[:, 0], zero, zero[0, 0])
+    start = _Sums(zero[:, 0], zero, zero[0, 0], zero[0, 0])
     return lax.scan(block, start, (points, masses))[0]
