@@ -94,7 +94,7 @@ def test_the_spline_of_a_projection_is_its_transfer_to_a_normal_law():
     def spline(x, width):
         whole = jnp.ones(())
         knots, cost = fit_normal_splines(x[None], ones, width, whole, 64)
-        splines = spline_maps(knots[None], jnp.int32(1))
+        splines = spline_maps(knots[None])
         return jax.tree.map(lambda leaf: leaf[0, 0], splines), cost
 
     # smoothing does not move what is normal
@@ -117,7 +117,7 @@ def test_splines_applied_as_knots_are_the_maps():
 
     @jax.jit
     def by_maps(knots, z):
-        maps = jax.tree.map(lambda a: a[0], spline_maps(knots[None], jnp.int32(1)))
+        maps = jax.tree.map(lambda a: a[0], spline_maps(knots[None]))
         each = jax.vmap(lambda map, z: map.transform_and_log_det(z), (None, 0))
         return jax.vmap(each)(maps, z)
 

@@ -103,6 +103,11 @@ from .patches import (
     check_equal_rows as check_equal_rows,
     check_pixel_count as check_pixel_count,
 )
+from .picture_sets import (
+    as_pictures as as_pictures,
+    check_pictures_of_law as check_pictures_of_law,
+    check_pictures_to_fit as check_pictures_to_fit,
+)
 from .pictures import (
     as_unit_colours as as_unit_colours,
     check_colour_picture as check_colour_picture,
@@ -173,6 +178,7 @@ from .values import (
     common_float as common_float,
     exact_float_dtype as exact_float_dtype,
     is_concrete as is_concrete,
+    is_on_host as is_on_host,
     working_dtype as working_dtype,
 )
 from .warps import (

@@ -176,7 +176,7 @@ def check_ascending(name: str, x: Array) -> None:
 
 
 @reads_values
-def check_spread(name: str, shape: tuple[int, ...], cov: Array) -> None:
+def check_spread(name: str, shape: tuple[int, ...], cov: Array | np.ndarray) -> None:
     """Raises unless n samples in d dimensions are enough, and fill the space."""
     n, d = shape
     if n <= d:

@@ -19,6 +19,13 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+def is_on_host(x: Any) -> bool:
+    """Whether numpy reads `x` without a copy between devices: nothing to compile."""
+    if not isinstance(x, jax.Array):
+        return True
+    return is_concrete(x) and [d.platform for d in x.devices()] == ["cpu"]
+
+
 def reads_values(check: C) -> C:
     """`check`, able to read the values of constants while a function is traced."""
 
@@ -67,7 +74,8 @@ def check_finite(name: str, x: Array) -> None:
     """Raises if concrete `x` holds NaN or infinity."""
     if not is_concrete(x):
         return
-    if not bool(jnp.all(jnp.isfinite(x))):
+    np_or_jnp = np if is_on_host(x) else jnp
+    if not bool(np_or_jnp.all(np_or_jnp.isfinite(x))):
         bad = "NaN" if bool(jnp.any(jnp.isnan(x))) else "infinity"
         raise ValueError(
             f"`{name}` must be finite; got {bad}. Remove such entries, or give them "

@@ -1,6 +1,8 @@
 """A density in one call: fitted first, then trained."""
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -69,9 +72,9 @@ def fit_flow(
 
     Returns:
         A `Minimisation`: the best flow as `model`; the last state, of both the flow
-        that is stepped and the average; and as stats, in nats, "loss" (of each step),
-        "held_out" (of the average, at the start and after each block), and "fitted",
-        that of the first flow.
+        that is stepped and the average, their leaves as one vector; and as stats, in
+        nats, "loss" (of each step), "held_out" (of the average, at the start and after
+        each block), and "fitted", that of the first flow.
 
     Raises:
         ValueError: samples that are not (n, d), are empty, too few, integer or NaN, or
@@ -113,13 +116,12 @@ def fit_flow(
         progress(fitted, 0, floor)
     if flow is None:
         flow = spline_flow(flow_key, dim, data=train["x"])
-    both = _Averaged(flow, flow)
-    rest = eqx.partition(both, trainable_leaves(both))[1]
+    both = _averaged(flow)
 
     def best_of(state: MinimiseState) -> tuple[Flow, float]:
         if not state.best_loss < floor:
             return fitted, floor
-        return eqx.combine(state.best, rest).average, float(state.best_loss)
+        return both.flow_of(state.best.average), float(state.best_loss)
 
     def report(state: MinimiseState, loss: float, value: float) -> None:
         if progress is not None:
@@ -144,10 +146,35 @@ def fit_flow(
 
 
 class _Averaged(eqx.Module):
-    """A flow, and the average of what it was along the steps; or their leaves."""
+    """A flow, and the average of what it was along the steps: all leaves as one vector.
+
+    Steps on one vector are compiled in a fraction of the time of steps on each leaf.
+    """
 
     flow: Any
     average: Any
+    rest: Any = None  # of the flow: what is not trained
+    form: Any = eqx.field(static=True, default=None)  # the leaves that are
+
+    def flow_of(self, vector: Array) -> Flow:
+        tree, likes = self.form
+        ends = np.cumsum([math.prod(like.shape) for like in likes])
+        parts = jnp.split(vector, ends[:-1])
+        leaves = [
+            part.reshape(like.shape).astype(like.dtype)
+            for part, like in zip(parts, likes, strict=True)
+        ]
+        return eqx.combine(jax.tree.unflatten(tree, leaves), self.rest)
+
+
+def _averaged(flow: Flow) -> _Averaged:
+    parameters, rest = eqx.partition(flow, trainable_leaves(flow))
+    leaves, tree = jax.tree.flatten(parameters)
+    likes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    dtype = jnp.result_type(*(like.dtype for like in likes))
+    # by numpy: nothing to compile
+    vector = jnp.asarray(np.concatenate([np.ravel(leaf) for leaf in leaves]), dtype)
+    return _Averaged(vector, vector, rest, (tree, likes))
 
 
 class _Training(NamedTuple):
@@ -182,8 +209,8 @@ def _loss(
     model: _Averaged, batch: _Training | _Judging, key: PRNGKeyArray
 ) -> Float[Array, ""]:
     """The mean of -log p: trained by the flow, judged by the average."""
-    flow = model.average if isinstance(batch, _Judging) else model.flow
-    return mean_loss(flow, batch.data, key)
+    vector = model.average if isinstance(batch, _Judging) else model.flow
+    return mean_loss(model.flow_of(vector), batch.data, key)
 
 
 @functools.cache  # the same object each time, so that nothing is compiled again
@@ -205,11 +232,9 @@ def _averaging() -> Any:
         memory, count = state
         steps, memory = inner.update(updates.flow, memory, params.flow)
         share = (_POWER + 1) / (count + 1 + _POWER)
-
-        def approach(mean: Array, leaf: Array, step: Array) -> Array:
-            return share.astype(mean.dtype) * (leaf + step - mean)
-
-        moves = jax.tree.map(approach, params.average, params.flow, steps)
-        return _Averaged(steps, moves), (memory, count + 1)
+        ahead = params.flow + steps - params.average
+        moves = share.astype(ahead.dtype) * ahead
+        updates = dataclasses.replace(updates, flow=steps, average=moves)
+        return updates, (memory, count + 1)
 
     return optax.GradientTransformation(init, update)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from transportjax.maps import Affine, SlicedMap
 from transportjax.sliced import AbstractDirections
 
-from .normal_splines import apply_splines, fit_normal_splines, spline_maps
+from .normal_splines import apply_splines, fit_normal_splines, no_knots, spline_maps
 
 
 class Masses(NamedTuple):
@@ -134,7 +134,7 @@ def fit(
     state, trace = lax.while_loop(goes_on, step, (state, trace))
     return Run(
         state.points.T[: options.num_points],
-        jax.vmap(SlicedMap)(trace.axes, spline_maps(trace.knots, state.done)),
+        jax.vmap(SlicedMap)(trace.axes, spline_maps(trace.knots)),
         trace.costs,
         jnp.concatenate([loss[None], trace.losses]),
         state.done,
@@ -147,9 +147,10 @@ def _no_steps(
 ) -> _Trace:
     """Room for what the steps leave; without them, identities and NaN."""
     num, like = options.num_steps, functools.partial(jnp.full_like, points)
+    knots = no_knots(options.num_knots)[:, None]
     return _Trace(
         like(np.eye(shape[0], shape[1]), shape=(num, *shape)),
-        like(0, shape=(num, 3, shape[0], options.num_knots)),
+        like(knots, shape=(num, 3, shape[0], options.num_knots)),
         like(np.nan, shape=num),
         like(np.nan, shape=num),
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
 
 from transportjax._checks import (
     as_float,
@@ -21,6 +21,7 @@ from transportjax._checks import (
     check_spread,
     check_weights,
     is_concrete,
+    is_on_host,
     working_dtype,
 )
 from transportjax._sharding import explicit_mesh_guard
@@ -89,8 +90,8 @@ def gaussianise(
             more steps generalises better (shrinkage). The slopes of the tails take a
             tenth of it.
         weights: masses >= 0 of the samples, (n,).
-        held_out: a share in [0, 1) of the samples, drawn at random, or other samples
-            (m, d). 0: all `num_steps` are made.
+        held_out: a share in [0, 1) of the samples, spread over all rows and chosen by
+            the key, or other samples (m, d). 0: all `num_steps` are made.
         patience: how many steps without a better likelihood of the held-out samples
             end the search.
 
@@ -191,7 +192,8 @@ def whitening(
     name: str, source: Float[Array, "n d"], weights: Float[Array, " n"] | None
 ) -> Affine:
     """The symmetric map to mean zero and identity covariance; errors tell the name."""
-    mean, cov = _moments(source, weights)
+    is_quick = all(is_on_host(x) for x in (source, weights))
+    mean, cov = (_moments_by_numpy if is_quick else _moments)(source, weights)
     check_spread(name, source.shape, cov)
     if not is_concrete(cov):
         normal = jnp.zeros_like(mean), jnp.eye(*cov.shape, dtype=cov.dtype)
@@ -201,7 +203,9 @@ def whitening(
     matrix = vectors / np.sqrt(values) @ vectors.T
     offset = -matrix @ np.asarray(mean, np.float64)
     # on all devices of a mesh; else bound to none, or `fit` would be compiled twice
-    place = cov.sharding if len(cov.devices()) > 1 else None
+    place = None
+    if isinstance(cov, jax.Array) and len(cov.devices()) > 1:
+        place = cov.sharding
     return Affine(
         jax.device_put(matrix.astype(cov.dtype), place),
         jax.device_put(offset.astype(cov.dtype), place),
@@ -209,6 +213,18 @@ def whitening(
 
 
 _moments = jax.jit(moments)
+
+
+def _moments_by_numpy(source: Any, weights: Any) -> tuple[np.ndarray, np.ndarray]:
+    x = np.asarray(source, np.float64)
+    shares = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+    shares = shares / np.sum(shares)
+    mean = shares @ x
+    centred = x - mean
+    # one sample has no spread: its second moment is zero
+    effective = max(1 - float(np.sum(shares**2)), np.finfo(np.float64).eps)
+    cov = (shares[:, None] * centred).T @ centred / effective
+    return mean.astype(source.dtype), cov.astype(source.dtype)
 
 
 def _divide(
@@ -229,7 +245,7 @@ def _divide(
         every = jnp.asarray(every)
         return source, Masses(every, every, None)
     masses = _hold_out(every, key, count)
-    if weights is not None:
+    if weights is not None and masses.judged is not None:
         check_weights("weights", masses.judged, (num,))
     return source, masses
 
@@ -243,14 +259,31 @@ def _join(
     return jnp.concatenate([source, others]), Masses(fitted, fitted, judged)
 
 
-@functools.partial(jax.jit, static_argnames="count")
-def _hold_out(every: Float[Array, " n"], key: PRNGKeyArray, count: int) -> Masses:
-    """`count` samples held out: a random one of each of so many parts in a row."""
-    num = len(every)
-    bounds = (np.arange(count + 1) * num // count).astype(np.int32)
-    start, width = bounds[:-1], np.diff(bounds)
-    bits = jr.bits(jr.split(key, 4)[3], (count,), "uint32")
-    shift = (bits % width.astype(np.uint32)).astype("int32")
-    is_held = jnp.zeros(num, bool).at[start + shift].set(True)
-    judged = jnp.where(is_held, every, 0)
+def _hold_out(every: Any, key: PRNGKeyArray, count: int) -> Masses:
+    """`count` samples held out: one of each of so many parts in a row."""
+    row = np.arange(len(every))
+    bounds = np.arange(count + 1) * len(every) // count
+    part = np.searchsorted(bounds, row, side="right") - 1
+    place, width = row - bounds[part], np.diff(bounds)[part]
+    parts = (part.astype(np.uint32), place.astype(np.int32), width.astype(np.uint32))
+    return _masses(every, jr.key_data(key), *parts)
+
+
+@jax.jit
+def _masses(
+    every: Float[Array, " n"],
+    seed: UInt[Array, " s"],
+    part: UInt[Array, " n"],
+    place: Int[Array, " n"],
+    width: UInt[Array, " n"],
+) -> Masses:
+    """The multiples of the golden ratio tell which sample of a part is held out.
+
+    A start by the key makes it a random one. A generator of random numbers would take
+    longer to compile than to fit.
+    """
+    mix = np.arange(1, 2 * len(seed), 2, dtype=np.uint32) * np.uint32(0x85EBCA6B)
+    bits = jnp.sum(seed * mix) + part * np.uint32(0x9E3779B9)
+    shift = (bits >> 16) * width >> 16
+    judged = jnp.where(place == shift.astype("int32"), every, 0)
     return Masses(every, every - judged, judged)

@@ -12,10 +12,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from transportjax.maps import RationalQuadraticSpline
-from transportjax.onedim import binned_atoms
 
 _NUM_BINS = 512  # a projection is reduced to so many atoms before it is smoothed
-_BLOCK = 32  # terms of a sum that one product adds
+_REACH = 8.0  # standard deviations about the mean that the atoms cover at most
 _LEAST_SLOPE = 1e-3
 _ENDS = 3.0  # standard normal scores of the outer knots
 _EDGE_SHARE = 0.1  # of a step, that the slopes of the tails take: few samples are there
@@ -36,27 +35,30 @@ def fit_normal_splines(
     sqrt(1 + h^2 / s^2) lets a projection that is already normal map to itself. The cost
     is the mean squared displacement of a whole step.
     """
-    atoms, masses = binned_atoms(x, num_bins=_NUM_BINS, weights=weights)
+    atoms, masses, width = _bin(x, weights)
     relative = bandwidth * _effective_count(weights) ** -0.2
-    centred = atoms - _mean(atoms, masses)[:, None]
-    spread = jnp.sqrt(_mean(centred**2, masses))[:, None]
+    # in bins, counted from the middle; no narrower than one
+    count = np.arange(_NUM_BINS) - (_NUM_BINS - 1) / 2
+    powers = np.stack([count, count**2], axis=-1).astype(x.dtype)
+    mean, second = jnp.matmul(masses, powers, precision="highest").T
+    spread = width * jnp.sqrt(jnp.maximum(second - mean**2, 1))[:, None]
     levels = _levels(num_knots).astype(x.dtype)
     # ties leave no room between knots: an increasing ramp of a thousandth of the spread
     ramp = np.linspace(-0.5e-3, 0.5e-3, num_knots).astype(x.dtype)
     knots = _quantiles(atoms, masses, levels) + spread * ramp[None, :]
     h = relative * spread
     score = (knots[:, :, None] - atoms[:, None, :]) / h[:, :, None]
-    share = _mean(_normal_cdf(score), masses)
-    density = _mean(_normal_pdf(score), masses) / h
+    kernels = jnp.stack([_normal_cdf(score), _normal_pdf(score)], axis=1)
+    means = jnp.einsum("pskb,pb->psk", kernels, masses, precision="highest")
     tiny = float(jnp.finfo(x.dtype).eps)
-    share = jnp.minimum(jnp.maximum(share, tiny), 1 - tiny)
+    share = jnp.minimum(jnp.maximum(means[:, 0], tiny), 1 - tiny)
     # as exact as the share, which is so absolutely
     normal = math.sqrt(2) * lax.erf_inv(2 * share - 1)
     widen = jnp.sqrt(1 + relative**2)
     move = widen * normal - knots
-    slope = widen * density / jnp.maximum(_normal_pdf(normal), tiny)
+    slope = widen * means[:, 1] / h / jnp.maximum(_normal_pdf(normal), tiny)
     gaps = np.append(0, np.diff(levels)).astype(x.dtype)
-    cost = jnp.mean(jnp.matmul(move**2, gaps, precision="highest"))
+    cost = jnp.sum(move**2 * gaps[None, :]) / len(x)
     part = np.ones(num_knots, x.dtype)
     part[[0, -1]] = _EDGE_SHARE
     slope = jnp.maximum(1 + step_size * part[None, :] * (slope - 1), _LEAST_SLOPE)
@@ -73,11 +75,12 @@ def apply_splines(
     x, _, slopes = knots
     first, last = x[:, :1], x[:, -1:]
     inside = jnp.where(z > first, jnp.where(z < last, z, last), first)
-    before = _rows(x) + _count_below(x[:, 1:-1], inside)
-    after = before + 1
-    tables = knots.reshape(3, -1)
-    left, low, start = (_take(table, before) for table in tables)
-    right, high, end = (_take(table, after) for table in tables)
+    before = _count_below(x[:, 1:-1], inside)
+    # one read for each point, of all six numbers
+    table = jnp.concatenate([knots[:, :, :-1], knots[:, :, 1:]]).transpose(1, 2, 0)
+    before = before + np.arange(len(x), dtype=np.int32)[:, None] * table.shape[1]
+    ends = table.reshape(-1, 6).at[before].get(mode="promise_in_bounds")
+    left, low, start, right, high, end = (ends[:, :, i] for i in range(6))
     # the formulas of `bin_value` and `bin_log_slope`, with t = a / (a + b): quotients
     # that both results have in common would be compiled apart
     a, b, height = inside - left, right - inside, high - low
@@ -90,13 +93,14 @@ def apply_splines(
     return value, jnp.log(height / lower * (height * width / lower) * upper)
 
 
-def spline_maps(
-    knots: Float[Array, "l 3 p k"], count: Int[Array, ""]
-) -> RationalQuadraticSpline:
-    """The splines as maps, with two leading axes, of layers and rows.
+def no_knots(num_knots: int) -> np.ndarray:
+    """Knots of a row, (3, num_knots), that `spline_maps` makes the identity."""
+    places = np.arange(num_knots)
+    return np.stack([places, places, np.ones(num_knots)])
 
-    Those from layer `count` on are the identity.
-    """
+
+def spline_maps(knots: Float[Array, "l 3 p k"]) -> RationalQuadraticSpline:
+    """The splines as maps, with two leading axes, of layers and rows."""
     num = knots.shape[-1] - 1
     steps = knots[:, :2, :, 1:] - knots[:, :2, :, :-1]
     # the floor of `RationalQuadraticSpline.from_knots`
@@ -104,17 +108,42 @@ def spline_maps(
         float(jnp.finfo(knots.dtype).eps) / 64
     )
     steps = jnp.maximum(steps, least)
-    every = jnp.concatenate([steps[:, 0], steps[:, 1], knots[:, 2]], axis=-1)
-    is_made = (jnp.arange(len(knots)) < count)[:, None, None]
-    leaves = jnp.where(is_made, jnp.log(every), 0)
-    places = jnp.where(is_made[..., None], knots[:, :2, :, :1], 0)
+    leaves = jnp.log(jnp.concatenate([steps[:, 0], steps[:, 1], knots[:, 2]], axis=-1))
     return RationalQuadraticSpline(
         leaves[..., :num],
         leaves[..., num : 2 * num],
         leaves[..., 2 * num :],
-        places[:, 0, :, 0],
-        places[:, 1, :, 0],
+        knots[:, 0, :, 0],
+        knots[:, 1, :, 0],
     )
+
+
+def _bin(
+    x: Float[Array, "p n"], weights: Float[Array, " n"]
+) -> tuple[Float[Array, "p b"], Float[Array, "p b"], Float[Array, "p 1"]]:
+    """The points shared out to equally spaced atoms: places, masses, and the distance.
+
+    What `binned_atoms` does, for points of about unit variance about zero.
+    """
+    used = jnp.where(weights[None, :] > 0, x, 0)
+    low = jnp.maximum(jnp.min(used, axis=1, keepdims=True), -_REACH)
+    high = jnp.minimum(jnp.max(used, axis=1, keepdims=True), _REACH)
+    width = jnp.maximum((high - low) / (_NUM_BINS - 1), float(jnp.finfo(x.dtype).tiny))
+    steps = jnp.minimum(jnp.maximum((x - low) / width, 0), _NUM_BINS - 1)
+    start = jnp.minimum(jnp.floor(steps), _NUM_BINS - 2)
+    masses = (weights / jnp.sum(weights))[None, :]
+    upper = masses * (steps - start)
+    # one scatter for all rows, behind one another, and for both places of a point
+    begin = np.arange(len(x), dtype=np.int32)[:, None] * _NUM_BINS
+    sums = lax.scatter_add(
+        jnp.zeros_like(x, shape=len(x) * _NUM_BINS),
+        (start.astype("int32") + begin)[..., None],
+        jnp.stack([masses - upper, upper], axis=-1),
+        lax.ScatterDimensionNumbers((2,), (), (0,)),
+        mode="promise_in_bounds",
+    )
+    count = np.arange(_NUM_BINS, dtype=x.dtype)[None, :]
+    return low + width * count, sums.reshape(len(x), -1), width
 
 
 def _levels(num_knots: int) -> np.ndarray:
@@ -127,29 +156,15 @@ def _quantiles(
     atoms: Float[Array, "p b"], masses: Float[Array, "p b"], levels: np.ndarray
 ) -> Float[Array, "p k"]:
     """The quantile functions of increasing atoms, linear through the mid-ranks."""
-    ranks = _running_sums(masses) - masses / 2
-    goal = levels[None, :]
-    is_below = (ranks[:, None, :] <= goal[:, :, None]).astype(ranks.dtype)
-    count = jnp.matmul(is_below, np.ones(ranks.shape[1], ranks.dtype)).astype("int32")
-    count = jnp.minimum(jnp.maximum(count, 1), ranks.shape[1] - 1)
-    after = _rows(atoms) + count
-    ranks, atoms = ranks.reshape(-1), atoms.reshape(-1)
-    low, high = _take(ranks, after - 1), _take(ranks, after)
-    share = (goal - low) / jnp.where(high > low, high - low, 1)
+    place = jnp.arange(atoms.shape[1], dtype=atoms.dtype)
+    before = (1 + jnp.sign(place[None, :] - place[:, None])) / 2  # and half of its own
+    ranks = jnp.matmul(masses, before, precision="highest")
+    # the integral, over the atoms, of how far each gap lies below the level
+    low, high = ranks[:, None, :-1], ranks[:, None, 1:]
+    tiny = float(jnp.finfo(ranks.dtype).tiny)
+    share = (levels[None, :, None] - low) / jnp.maximum(high - low, tiny)
     share = jnp.minimum(jnp.maximum(share, 0), 1)
-    below = _take(atoms, after - 1)
-    return below + share * (_take(atoms, after) - below)
-
-
-def _running_sums(x: Float[Array, "p b"]) -> Float[Array, "p b"]:
-    """Cumulative sums, by products in blocks: these are compiled in no time."""
-    parts = x.reshape(x.shape[0], -1, _BLOCK)
-    ones = np.triu(np.ones((_BLOCK, _BLOCK), x.dtype))
-    within = jnp.matmul(parts, ones, precision="highest")
-    num = parts.shape[1]
-    earlier = np.triu(np.ones((num, num), x.dtype), 1)
-    before = jnp.matmul(within[:, :, -1], earlier, precision="highest")
-    return (within + before[:, :, None]).reshape(x.shape)
+    return atoms[:, :1] + jnp.sum(share * jnp.diff(atoms)[:, None, :], axis=-1)
 
 
 def _count_below(
@@ -160,31 +175,18 @@ def _count_below(
     num_bits = num.bit_length()
     size = 2**num_bits - 1
     padding = ((0, 0), (0, size - num))
-    padded = jnp.pad(tables, padding, constant_values=np.inf)
-    start, flat = _rows(padded) - 1, padded.reshape(-1)
+    flat = jnp.pad(tables, padding, constant_values=np.inf).reshape(-1)
+    # before each row, once they are one long row: reads from that are fast
+    start = np.arange(len(tables), dtype=np.int32)[:, None] * size - 1
 
     def step(count: Array, half: Array) -> tuple[Array, None]:
         larger = count + half
-        return jnp.where(_take(flat, start + larger) <= x, larger, count), None
+        found = flat.at[start + larger].get(mode="promise_in_bounds")
+        return jnp.where(found <= x, larger, count), None
 
     zero = (x < x[:, :1]).astype("int32") * 0
     halves = jnp.array([1 << bit for bit in reversed(range(num_bits))], "int32")
     return jnp.minimum(lax.scan(step, zero, halves)[0], num)
-
-
-def _rows(tables: Float[Array, "p k"]) -> Int[Array, "p 1"]:
-    """Where each row begins, once they are one long row: reads from that are fast."""
-    num, size = tables.shape
-    return jnp.asarray(np.arange(0, num * size, size, dtype=np.int32)[:, None])
-
-
-def _take(table: Float[Array, " k"], places: Int[Array, "p n"]) -> Float[Array, "p n"]:
-    return table.at[places].get(mode="promise_in_bounds")
-
-
-def _mean(x: Float[Array, "p *k b"], masses: Float[Array, "p b"]) -> Array:
-    """The means over the atoms of each row."""
-    return jnp.einsum("p...b,pb->p...", x, masses, precision="highest")
 
 
 def _normal_cdf(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
