@@ -177,7 +177,7 @@ def bad(folder):
 @pytest.mark.parametrize(
     ("code", "words", "arguments"),
     [
-        (2, "name a table to fit", "-o o.csv"),
+        (2, "name data to fit", "-o o.csv"),
         (2, "nothing to do", "data.csv"),
         (2, "--figure needs DATA", "--flow flow.tjx --figure f.png"),
         (2, "it is for --figure alone", "data.csv --flow flow.tjx -o o.csv"),

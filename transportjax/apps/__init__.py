@@ -44,6 +44,19 @@ from .palette import (
     edit_palette as edit_palette,
     picture_palette as picture_palette,
 )
+from .picture_law import (
+    PictureLaw as PictureLaw,
+    fit_picture_law as fit_picture_law,
+    load_picture_law as load_picture_law,
+    picture_log_likelihood as picture_log_likelihood,
+    sample_pictures as sample_pictures,
+    save_picture_law as save_picture_law,
+)
+from .picture_sets import (
+    PictureSet as PictureSet,
+    read_pictures as read_pictures,
+    write_pictures as write_pictures,
+)
 from .registration import (
     ShapeMap as ShapeMap,
     apply_shape_map as apply_shape_map,

@@ -91,6 +91,15 @@ def check_outputs(outputs: Sequence[Any], inputs: Sequence[Any], force: bool) ->
             raise PermissionError(f"{path}: the folder {path.parent} is read-only")
 
 
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Errors on what a file holds begin with its name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 class Report:
     """Lines for the person at the terminal, and how long things took."""
 

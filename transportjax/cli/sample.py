@@ -1,12 +1,18 @@
-"""The command `sample`: new rows like those of a table, and how likely rows are."""
+"""The command `sample`: new rows like those of a table, or new pictures of a folder."""
 
 import argparse
-import contextlib
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
-from .options import Report, UsageError, add_files, check_outputs, integer_type
+from . import sample_pictures, sample_tables
+from .options import (
+    Report,
+    UsageError,
+    add_files,
+    check_outputs,
+    integer_type,
+    naming,
+)
 
 _EPILOG = """\
 examples:
@@ -14,10 +20,16 @@ examples:
   transportjax sample wine.csv --save-flow wine.tjx --train 2000
   transportjax sample --flow wine.tjx -o more.csv --num 100 --seed 7
   transportjax sample --flow wine.tjx --score other.csv --save-scores scores.csv
+  transportjax sample digits -o new --num 64 --figure sheet.png
 
 Tables are .csv, .tsv or .txt, with or without a line of names, .npy or .npz. Cells must
 be numbers. Where all numbers of a column are whole, those of its samples are too; a
 constant column stays constant.
+
+DATA may be a folder of small pictures too, all of one size, or an array of them,
+(n, h, w) or (n, h, w, c), in .npy or .npz. OUT is then a folder for PNG files
+0001.png, ..., or .npy or .npz. A picture has at most 1024 values, its width times its
+height times its channels.
 """
 _DEFAULT_NUM = 1000  # samples of a flow, without data
 
@@ -26,15 +38,16 @@ def add_commands(commands: Any) -> None:
     """Adds the command to the parser."""
     parser = commands.add_parser(
         "sample",
-        help="draw new rows like those of a table",
-        description="Fit a flow to the rows of the table DATA, or take one from a "
-        "file; draw rows from it, or tell how likely the rows of another table are.",
+        help="draw new rows like those of a table, or new small pictures",
+        description="Fit a flow to the rows of the table DATA, or to a folder of small "
+        "pictures, or take one from a file; draw from it, or tell how likely the rows "
+        "of another table, or other pictures, are.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=_sample)
     parser.add_argument("data", metavar="DATA", type=pathlib.Path, nargs="?")
-    add_files(parser, "table to write; its ending says the format", required=False)
+    add_files(parser, "table or folder to write", required=False)
     add = parser.add_argument
     add("--num", metavar="N", type=integer_type(1), help=_NUM_HELP)
     add(
@@ -42,7 +55,7 @@ def add_commands(commands: Any) -> None:
         action="store_true",
         help="draw again what lies beyond the least or greatest number of a column",
     )
-    add("--array", metavar="NAME", help="which array of a .npz file is the table")
+    add("--array", metavar="NAME", help="which array of a .npz file to take")
     add("--flow", metavar="FILE", type=pathlib.Path, help="take the flow from a file")
     add(
         "--save-flow",
@@ -53,29 +66,28 @@ def add_commands(commands: Any) -> None:
     add(
         "--steps",
         type=integer_type(1),
-        default=300,
         help="most layers of the flow; fewer are kept where more would fit noise "
-        "(default: 300)",
+        f"(default: {sample_tables.STEPS}, {sample_pictures.STEPS} for pictures)",
     )
     add(
         "--train",
         metavar="STEPS",
         type=integer_type(0),
         default=0,
-        help="train the flow by gradients for so many steps, as long as the rows held "
-        "out get likelier (default: 0)",
+        help="train the flow by gradients for so many steps, as long as what is held "
+        "out gets likelier (default: 0)",
     )
     add(
         "--score",
-        metavar="TABLE",
+        metavar="DATA",
         type=pathlib.Path,
-        help="tell the log-likelihood of the rows of TABLE, in nats a row",
+        help="tell the log-likelihood of other rows or pictures, in nats each",
     )
     add(
         "--save-scores",
         metavar="FILE",
         type=pathlib.Path,
-        help="write that of each row, as a table",
+        help="write that of each one, as a table",
     )
     add(
         "--seed",
@@ -87,49 +99,38 @@ def add_commands(commands: Any) -> None:
         "--figure",
         metavar="FILE",
         type=pathlib.Path,
-        help="data and samples, column by column and in pairs, as PNG",
+        help="data and samples, by columns and in pairs, or side by side, as PNG",
     )
 
 
-_NUM_HELP = f"rows to draw (default: as many as DATA has, {_DEFAULT_NUM} without it)"
+_NUM_HELP = f"how many to draw (default: as many as in DATA, {_DEFAULT_NUM} without it)"
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from transportjax.apps import sampling, tables
-
     _check_options(arguments)
-    outputs = (
-        arguments.output,
-        arguments.save_flow,
-        arguments.save_scores,
-        arguments.figure,
-    )
-    inputs = (arguments.data, arguments.flow, arguments.score)
-    check_outputs(outputs, inputs, arguments.force)
-    for path in (arguments.output, arguments.save_scores):
-        if path:
-            tables.table_suffix(path)
+    kind = _kind(arguments)
+    kind.check_options(arguments)
+    _check_files(arguments, kind)
     say = Report(arguments.quiet)
     data = other = None
     with say.timed("read"):
         if arguments.data:
-            data = _read(arguments.data, arguments.array)
+            data = kind.read(arguments.data, arguments.array, say)
         if arguments.score:
-            other = _read(arguments.score, arguments.array)
-    law = _law(arguments, data, say)
+            other = kind.read(arguments.score, arguments.array, say)
+    law = _law(arguments, kind, data, say)
     if other is not None:
-        _score(arguments, law, other, say)
+        with say.timed("score"):
+            kind.score(arguments, law, other)
     if arguments.output or arguments.figure:
-        num = arguments.num or (_DEFAULT_NUM if data is None else len(data.values))
+        num = arguments.num or (_DEFAULT_NUM if data is None else kind.size(data))
         with say.timed("draw"):
-            samples = sampling.sample_table(
-                law, num, seed=arguments.seed, within_range=arguments.within_range
-            )
-        _write(arguments, data, samples)
+            samples = kind.draw(law, num, arguments)
+        _write(arguments, kind, data, samples)
     if arguments.save_flow:
-        sampling.save_table_law(arguments.save_flow, law)
+        kind.save(arguments.save_flow, law)
     say.times()
-    written = ", ".join(str(path) for path in outputs if path)
+    written = ", ".join(str(path) for path in _outputs(arguments) if path)
     if written:
         say(f"wrote {written}")
 
@@ -137,7 +138,7 @@ def _sample(arguments: argparse.Namespace) -> None:
 def _check_options(arguments: argparse.Namespace) -> None:
     """Refuses options that do not go together, and nothing to do."""
     if arguments.data is None and arguments.flow is None:
-        raise UsageError("name a table to fit, or a saved flow by --flow")
+        raise UsageError("name data to fit, or a saved flow by --flow")
     if arguments.figure and arguments.data is None:
         raise UsageError("--figure needs DATA, to show it beside the samples")
     if arguments.flow and arguments.data and not arguments.figure:
@@ -151,93 +152,58 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise UsageError("nothing to do: give -o, --save-flow, --score or --figure")
 
 
-def _read(path: pathlib.Path, array: str | None) -> Any:
-    from transportjax.apps import tables
-
-    is_archive = path.suffix.lower() == ".npz"
-    return tables.read_table(path, array=array if is_archive else None)
-
-
-def _law(arguments: argparse.Namespace, data: Any, say: Report) -> Any:
-    """The law of the file --flow, or of the data."""
-    from transportjax.apps import sampling
+def _kind(arguments: argparse.Namespace) -> Any:
+    """The module that knows what DATA, or the flow, is of."""
+    from transportjax.maps import read_header
 
     if arguments.flow:
-        law = sampling.load_table_law(arguments.flow)
+        about = read_header(arguments.flow).get("metadata") or {}
+        is_pictures = about.get("kind") == "pictures"
+    else:
+        is_pictures = sample_pictures.is_pictures(arguments.data, arguments.array)
+    return sample_pictures if is_pictures else sample_tables
+
+
+def _outputs(arguments: argparse.Namespace) -> tuple[Any, ...]:
+    return (
+        arguments.output,
+        arguments.save_flow,
+        arguments.save_scores,
+        arguments.figure,
+    )
+
+
+def _check_files(arguments: argparse.Namespace, kind: Any) -> None:
+    """Refuses before the work what could not be written after it."""
+    outputs = list(_outputs(arguments))
+    inputs = (arguments.data, arguments.flow, arguments.score)
+    into = arguments.output
+    if into and kind is sample_pictures and not sample_pictures.is_array(into):
+        sample_pictures.check_folder(into, inputs, arguments.force)
+        outputs[0] = None
+    check_outputs(outputs, inputs, arguments.force)
+
+
+def _law(arguments: argparse.Namespace, kind: Any, data: Any, say: Report) -> Any:
+    """The law of the file --flow, or of the data."""
+    if arguments.flow:
+        law = kind.load(arguments.flow)
         if data is not None:
-            with _naming(arguments.data):
-                sampling.check_table_of_law(law, data)
+            with naming(arguments.data):
+                kind.check(law, data)
         return law
-    _describe(data, say)
-    with say.timed("fit"), _naming(arguments.data):
-        law = sampling.fit_table_law(
-            data,
-            num_steps=arguments.steps,
-            train=arguments.train,
-            seed=arguments.seed,
-        )
-    scores = [f"{score:.4g} under {name}" for name, score in law.scores.items()]
-    say("log-likelihood of the rows held out, in nats a row: " + ", ".join(scores))
+    kind.describe(data, say)
+    with say.timed("fit"), naming(arguments.data):
+        law = kind.fit(data, arguments)
+    kind.judge(law, say)
     return law
 
 
-def _describe(data: Any, say: Report) -> None:
-    """What the samples will be, and what may surprise."""
-    import numpy as np
-
-    values = data.values
-    say(f"{len(values)} rows, {values.shape[1]} columns")
-    constant = values.min(axis=0) == values.max(axis=0)
-    whole = np.all(values == np.round(values), axis=0) & ~constant
-    for which, what in (
-        (whole, "whole numbers, samples are rounded"),
-        (constant, "constant, left as they are"),
-    ):
-        if which.any():
-            say(f"{what}: {_listed(np.flatnonzero(which), data.columns)}")
-    repeated = len(values) - len(np.unique(values, axis=0))
-    if repeated:
-        say(f"{repeated} rows repeat others, and count as often as they are there")
-
-
-def _listed(indices: Any, columns: tuple[str, ...]) -> str:
-    """The columns' names, or their numbers."""
-    names = [columns[i] if columns else f"column {i + 1}" for i in indices]
-    shown = names[:8]
-    return ", ".join(shown) + (f" and {len(names) - 8} more" if names[8:] else "")
-
-
-def _score(arguments: argparse.Namespace, law: Any, table: Any, say: Report) -> None:
-    import numpy as np
-
-    from transportjax.apps import sampling, tables
-
-    with say.timed("score"), _naming(arguments.score):
-        scores = sampling.table_log_likelihood(law, table)
-    # what was asked for is printed, --quiet or not
-    print(
-        f"{arguments.score}: log-likelihood in nats a row: {scores.mean():.6g} on "
-        f"average, {np.median(scores):.6g} in the middle, {scores.min():.6g} at least"
-    )
-    if arguments.save_scores:
-        tables.write_scores(arguments.save_scores, scores, overwrite=arguments.force)
-
-
-def _write(arguments: argparse.Namespace, data: Any, samples: Any) -> None:
+def _write(arguments: argparse.Namespace, kind: Any, data: Any, samples: Any) -> None:
     from transportjax._files import atomic_write
-    from transportjax.apps import table_plots, tables
 
     if arguments.output:
-        tables.write_table(arguments.output, samples, overwrite=arguments.force)
+        kind.write(arguments.output, samples, arguments.force)
     if arguments.figure:
         with atomic_write(arguments.figure, overwrite=arguments.force) as file:
-            table_plots.sampling_figure(file, data.values, samples.values, data.columns)
-
-
-@contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Errors on what a file holds begin with its name."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+            kind.figure(file, data, samples)
