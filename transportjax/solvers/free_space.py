@@ -17,6 +17,7 @@ INTRUSION = 2  # what all of a cloud in free space counts, in that of a full ove
 
 _LEAST, _MOST = 8, 128  # cells along an axis of the picture
 _SLACK = 0.5  # cells that a point may stand out before it counts
+_ASIDE = 0.4  # weight of what is beside the scan, where it may have had gaps
 _NEAREST = 0.05  # to the eye, of the distance of the scan
 
 
@@ -87,8 +88,10 @@ def gaps(
 ) -> Float[Array, " n"]:
     """How far points are in the free space of a scan, from zero to one.
 
-    Softly: a point that is `width` away from where it could be counts one half. With
-    derivatives in the points.
+    Softly: a point that is `width` away from where it could be counts one half, in
+    front of the surface, and less beside it: what a scanner measured proves that the
+    way there is empty, but where it measured nothing there may be a gap in the scan.
+    With derivatives in the points.
     """
     plane, behind = _projected(points, view.centre, view.axes, view.distance)
     size = len(view.depth)
@@ -99,7 +102,7 @@ def gaps(
     before = _interpolated(view.depth, inside) - behind - _SLACK * view.step
     is_aside = (aside > 0) | (beyond > 1e-3 * view.step)
     gap = jnp.where(is_aside, aside + beyond, jnp.maximum(before, 0)) / width
-    return gap**2 / (1 + gap**2)
+    return jnp.where(is_aside, _ASIDE, 1) * gap**2 / (1 + gap**2)
 
 
 def _axes(forward: Array) -> Array:
