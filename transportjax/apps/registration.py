@@ -138,7 +138,8 @@ def fit_shape_map(
             locally.
         normals: whether to match normals too; both shapes must have them.
         num_starts: rotations to begin at, of which the best is taken. 24 find any in
-            space, 8 in the plane. Warps that bend begin with the best rigid map.
+            space, 8 in the plane; 1000 for scans that overlap little. Warps that bend
+            begin with the best rigid map.
         bandwidths: widths of the kernels, from coarse to fine, in units of the target.
             None: a quarter to a 32nd of its radius; "tps" and "rbf" are then fitted on
             to what remains, as `solvers.register` does, unless by normals.

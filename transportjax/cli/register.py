@@ -75,7 +75,7 @@ def _add_fit(add: Any) -> None:
         type=integer_type(1),
         default=1,
         help="rotations to begin at, the best is taken: for shapes turned by more than "
-        "about 45 degrees (default: 1)",
+        "about 45 degrees; 24, or 1000 for scans that overlap little (default: 1)",
     )
     add(
         "--bandwidths",
