@@ -300,7 +300,12 @@ def _stack(
     return Flow(Chain((whitening("data", data, None), layers)).astype(data.dtype), dim)
 
 
-@functools.partial(jax.jit, static_argnames=("num", "layer", "options"))
+# compiled with little effort, because it runs once
+@functools.partial(
+    jax.jit,
+    static_argnames=("num", "layer", "options"),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
 def _layers(
     key: PRNGKeyArray, num: int, layer: Callable[..., Chain], options: tuple
 ) -> Chain:

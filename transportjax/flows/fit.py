@@ -106,12 +106,16 @@ def fit_flow(
             _checks.check_kind(name, given, Flow)
             _checks.check_samples_of_flow("x", train["x"], given.dim)
     dim, masses = train["x"].shape[1], train["weights"]
+    floor = None
     if fitted is None:
         solution = gaussianise(
             train["x"], key=fit_key, weights=masses, held_out=kept["x"]
         )
         fitted = Flow(solution.map, dim)
-    floor = float(eqx.filter_jit(mean_loss)(fitted, kept, key))
+        if kept["weights"] is None:  # it was judged so: nothing to compile
+            floor = float(np.nanmin(solution.stats["held_out"]))
+    if floor is None:
+        floor = float(eqx.filter_jit(mean_loss)(fitted, kept, key))
     if progress is not None:
         progress(fitted, 0, floor)
     if flow is None:
@@ -121,7 +125,8 @@ def fit_flow(
     def best_of(state: MinimiseState) -> tuple[Flow, float]:
         if not state.best_loss < floor:
             return fitted, floor
-        return both.flow_of(state.best.average), float(state.best_loss)
+        best = both.flow_of(np.asarray(state.best.average))  # likewise
+        return jax.tree.map(jnp.asarray, best), float(state.best_loss)
 
     def report(state: MinimiseState, loss: float, value: float) -> None:
         if progress is not None:
@@ -156,13 +161,13 @@ class _Averaged(eqx.Module):
     rest: Any = None  # of the flow: what is not trained
     form: Any = eqx.field(static=True, default=None)  # the leaves that are
 
-    def flow_of(self, vector: Array) -> Flow:
+    def flow_of(self, vector: Array | np.ndarray) -> Flow:
         tree, likes = self.form
         ends = np.cumsum([math.prod(like.shape) for like in likes])
-        parts = jnp.split(vector, ends[:-1])
+        starts = np.concatenate([[0], ends[:-1]])
         leaves = [
-            part.reshape(like.shape).astype(like.dtype)
-            for part, like in zip(parts, likes, strict=True)
+            vector[start:end].reshape(like.shape).astype(like.dtype)
+            for start, end, like in zip(starts, ends, likes, strict=True)
         ]
         return eqx.combine(jax.tree.unflatten(tree, leaves), self.rest)
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from transportjax import _checks
 
 from .bijection import AbstractBijection, as_leaf, evaluate, zero_log_det
+from .small_matrices import solve
 
 
 class Permutation(AbstractBijection):
@@ -180,7 +181,7 @@ class Cayley(AbstractBijection):
         dim = self.base.shape[0]
         upper = jnp.zeros_like(self.base).at[jnp.triu_indices(dim, 1)].set(self.skew)
         skew, eye = upper - upper.T, jnp.eye(dim, dtype=upper.dtype)
-        turn = jnp.linalg.solve(eye + skew, eye - skew)
+        turn = solve(eye + skew, eye - skew)
         return jnp.matmul(self.base, turn, precision="highest")
 
     def transform_and_log_det(
