@@ -2,6 +2,9 @@ import os
 import signal
 import zlib
 
+# The tests compile more than they compute: with little effort. With XLA_FLAGS set, to
+# nothing too, they run the programs that users run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
