@@ -51,6 +51,7 @@ class Case:
         rtol: how equal, in relation to the greatest entry.
         quality: for rivals whose outcomes differ: a number for each output, written
             down in place of the comparison.
+        once: whether the work is so long that the first calls are what is timed.
     """
 
     name: str
@@ -59,20 +60,26 @@ class Case:
     outcome: Callable[[Any], Any] = lambda output: jax.tree.leaves(output)[0]
     rtol: float = 1e-4
     quality: Callable[[Any], float] | None = None
+    once: bool = False
 
 
 def run_case(case: Case, rounds: int) -> list[dict]:
     """One record for each rival of `case`."""
     ready = {name: _prepare(rival, case) for name, rival in case.rivals.items()}
-    first, quality = _first_calls(case, ready)
     wall: dict[str, list[float]] = {name: [] for name in ready}
     cpu: dict[str, list[float]] = {name: [] for name in ready}
-    for _ in range(rounds):
+    quality = _first_calls(case, ready, wall, cpu)
+    first = {name: wall[name][0] for name in ready}
+    for _ in range(0 if case.once else rounds):
         for name, (function, arguments, _) in ready.items():
             cpu_start, start = time.process_time(), time.perf_counter()
             jax.block_until_ready(function(*arguments))
             wall[name].append(time.perf_counter() - start)
             cpu[name].append(time.process_time() - cpu_start)
+    if case.once:
+        rounds = 1
+    else:  # the first calls are not counted
+        wall, cpu = ({k: times[1:] for k, times in d.items()} for d in (wall, cpu))
     ours = next(iter(ready))
     return [
         {
@@ -112,18 +119,21 @@ def _prepare(rival: Rival, case: Case) -> tuple[Callable, tuple, dict]:
     return compiled, arguments, facts
 
 
-def _first_calls(case: Case, ready: dict) -> tuple[dict, dict]:
+def _first_calls(case: Case, ready: dict, wall: dict, cpu: dict) -> dict:
     """Runs every rival once, and compares the outcomes or measures their quality.
 
+    A rival that is not compiled beforehand compiles what it needs. The times go into
+    the lists of `wall` and `cpu`.
+
     Returns:
-        By name, the seconds of the first call, in which a rival that is not compiled
-        beforehand compiles what it needs, and the quality, None if it is not measured.
+        The quality, by name, None if it is not measured.
     """
-    first, quality, expected = {}, {}, None
+    quality, expected = {}, None
     for name, (function, arguments, _) in ready.items():
-        start = time.perf_counter()
+        cpu_start, start = time.process_time(), time.perf_counter()
         output = jax.block_until_ready(function(*arguments))
-        first[name] = time.perf_counter() - start
+        wall[name].append(time.perf_counter() - start)
+        cpu[name].append(time.process_time() - cpu_start)
         quality[name] = None
         if case.quality is not None:
             quality[name] = case.quality(output)
@@ -139,7 +149,7 @@ def _first_calls(case: Case, ready: dict) -> tuple[dict, dict]:
             atol=case.rtol * size,
             err_msg=f"{case.name}: {name} does other work than ours",
         )
-    return first, quality
+    return quality
 
 
 def environment(dtype: str) -> dict:
