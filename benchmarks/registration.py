@@ -7,29 +7,21 @@ the shape, the median over eight draws.
 
     python -m benchmarks registration --data FOLDER
 
-adds published experiments, those that are there of FOLDER/fish/fish_{X,Y}.txt,
-FOLDER/face/face_{X,Y}.txt, and FOLDER/dragon_stand.npz with dragon_stand_poses.conf.
-The quality is, in percent of the radius: of the fish, the distance of points of equal
-index; of the faces, that of nearest neighbours. Of the dragon, in cells of 5 mm,
-it is the number of pairs of scans, out of thirty, whose rotation is found
-(|q . q_true| > 0.99), and times are of all pairs, once, compilation included; the angle
-is between the views, of which the start knows nothing. Normals are those of planes
-through the twenty nearest points, turned to the scanner; the viewpoint is far off along
-the z-axis of each scan.
+adds published experiments, those that are there of FOLDER/fish/fish_{X,Y}.txt and
+FOLDER/face/face_{X,Y}.txt. The quality is, in percent of the radius: of the fish, the
+distance of points of equal index; of the faces, that of nearest neighbours.
 
 REGISTRATION_CASES chooses among them: beginnings of names, with semicolons between.
 """
 
 import functools
 import os
-import pathlib
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial import KDTree
 
 from transportjax.maps import (
     GaussianWarp,
@@ -44,9 +36,6 @@ from .harness import Case, Rival
 
 _DRAWS = 8
 _CHOSEN = tuple(os.environ.get("REGISTRATION_CASES", "").split(";"))
-_CELL = 0.005  # of the dragon, in metres
-_NEIGHBOURS = 20  # to fit a plane to
-_SURFACES = "1000 starts, normals and viewpoints"
 
 
 def cases(options: Namespace) -> Iterator[Case]:
@@ -65,10 +54,6 @@ def cases(options: Namespace) -> Iterator[Case]:
             continue
         clouds = [np.loadtxt(data / name / f"{name}_{k}.txt") for k in "XY"]
         yield _published(name, *(cloud.astype(options.dtype) for cloud in clouds))
-    angles = (24,) if options.quick else (24, 48, 72, 96)
-    for angle in angles if (data / "dragon_stand.npz").exists() else ():
-        if f"dragon, {angle}".startswith(_CHOSEN):
-            yield _dragon(data, angle, options.dtype)
 
 
 # --- shapes made here --------------------------------------------------------------
@@ -302,90 +287,3 @@ def _published(name: str, x: np.ndarray, y: np.ndarray) -> Case:
     for peer, move in _peers(x.shape[1], False).items():
         rivals[peer] = Rival(move, jit=False)
     return Case(f"{name}, {len(x)} points", (x, y), rivals, quality=quality)
-
-
-def _dragon(folder: pathlib.Path, angle: int, dtype: str) -> Case:
-    files = np.load(folder / "dragon_stand.npz")
-    angles = range(0, 360, 24)
-    scans = [_thinned(files[f"angle_{a}"].astype(float), dtype) for a in angles]
-    turns = _dragon_turns(folder / "dragon_stand_poses.conf", angles)
-    num, step = len(scans), angle // 24
-    pairs = [(i, (i + s) % num) for i in range(num) for s in (step, -step)]
-
-    def run(options: dict, *, surfaces: bool = False) -> list:
-        found = []
-        for i, j in pairs:
-            (x, a, n), (y, b, m) = scans[i], scans[j]
-            known = {"source_weights": a, "target_weights": b}
-            if surfaces:
-                eye = np.asarray([0, 0, 10], dtype)  # metres: the scans are 0.2 wide
-                known |= {"source_normals": n, "target_normals": m}
-                known |= {"source_viewpoint": eye, "target_viewpoint": eye}
-            found.append(register(x, y, Rigid.identity(3), **known, **options).map)
-        return found
-
-    def quality(maps: list) -> float:
-        cosines = [
-            abs(np.trace(np.asarray(map.matrix).T @ turns[j].T @ turns[i]) + 1) / 4
-            for map, (i, j) in zip(maps, pairs, strict=True)
-        ]
-        return float(np.sum(np.sqrt(cosines) > 0.99))  # the cosine of half the angle
-
-    radius = 0.062
-    schedule = {"bandwidths": np.asarray([0.25, 0.1], dtype) * radius}
-    rivals = {
-        "one start, as gmmreg": schedule,
-        "one start": {},
-        "24 starts": {"num_starts": 24},
-        _SURFACES: {"num_starts": 1000},
-    }
-    return Case(
-        f"dragon, {angle} degrees",
-        (),
-        {
-            name: Rival(
-                functools.partial(run, given, surfaces=name == _SURFACES), jit=False
-            )
-            for name, given in rivals.items()
-        },
-        quality=quality,
-        once=True,
-    )
-
-
-def _thinned(points: np.ndarray, dtype: str) -> tuple[np.ndarray, ...]:
-    """Means of points in each cell, masses, and normals: padded to one size for all."""
-    cells = np.floor((points - points.min(axis=0)) / _CELL).astype(int)
-    _, place = np.unique(cells, axis=0, return_inverse=True)
-    counts = np.bincount(place.ravel())
-
-    def padded(vectors: np.ndarray) -> np.ndarray:
-        sums = [np.bincount(place.ravel(), weights=vectors[:, k]) for k in range(3)]
-        means = np.stack(sums, axis=1) / counts[:, None]
-        out = np.repeat(means[:1], 2048, axis=0)
-        out[: len(means)] = means
-        return out.astype(dtype)
-
-    masses = (np.arange(2048) < len(counts)).astype(dtype)
-    return padded(points), masses, padded(_normals(points))
-
-
-def _normals(points: np.ndarray) -> np.ndarray:
-    """Of the planes through each point and its neighbours, towards z > 0."""
-    _, near = KDTree(points).query(points, k=_NEIGHBOURS)
-    gaps = points[near] - points[near].mean(axis=1, keepdims=True)
-    normals = np.linalg.eigh(np.einsum("nki,nkj->nij", gaps, gaps))[1][:, :, 0]
-    return np.where(normals[:, 2:] < 0, -normals, normals)
-
-
-def _dragon_turns(path: pathlib.Path, angles: range) -> list[np.ndarray]:
-    """Rotation matrices from each scan to the world."""
-    lines = [line.split() for line in path.read_text().splitlines()]
-    poses = {line[1]: line[2:] for line in lines if line and line[0] == "bmesh"}
-    numbers = [poses[f"dragonStandRight_{angle}.ply"] for angle in angles]
-    # the file's quaternions turn the other way
-    back = np.array([-1.0, -1.0, -1.0, 1.0])
-    return [
-        np.asarray(Rigid(np.array(n[3:], float) * back, np.zeros(3)).matrix)
-        for n in numbers
-    ]

@@ -35,6 +35,24 @@ def test_a_report_is_written_with_a_plot(tmp_path, capsys):
     assert "square" in capsys.readouterr().out
 
 
+def test_long_work_is_done_once():
+    calls = []
+    rivals = {"ours": harness.Rival(lambda x: calls.append(1) or x, jit=False)}
+    case = harness.Case("long", (X,), rivals, quality=np.sum, once=True)
+    (record,) = harness.run_case(case, rounds=5)
+    assert len(calls) == record["rounds"] == 1
+    assert record["median_s"] == record["first_s"]
+    (record,) = harness.run_case(harness.Case("short", (X,), rivals), rounds=5)
+    assert len(calls) == 1 + 6
+    assert record["rounds"] == 5
+
+
+def test_the_topic_dragon_asks_for_data(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "dragon"])
+    with pytest.raises(SystemExit, match="needs --data"):
+        command_line.main()
+
+
 def test_a_rival_that_does_other_work_is_refused():
     rivals = {"ours": harness.Rival(jnp.square), "other": harness.Rival(jnp.abs)}
     with pytest.raises(AssertionError, match="other does other work"):
