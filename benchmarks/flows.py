@@ -1,8 +1,8 @@
 """Flows: how likely new samples are, against the CPU time that has gone into a flow.
 
-    python -m benchmarks flows                  # the four laws of `toys`
-    python -m benchmarks flows --data DIR       # and the tables in that folder
+    python -m benchmarks flows
 
+takes the four laws of `toys`, whose densities are known; `flow_tables` takes tables.
 The time is that of all threads of this process, from the arrays on the host on, with
 all compilation: caches are emptied before each run. Judging by the test samples is not
 timed. Every rival keeps what was best on the held-out samples, looks at them equally
@@ -27,9 +27,8 @@ SINF (Dai and Seljak, 2021, "Sliced iterative normalizing flows") is not run: it
 package, and its code calls functions that current versions of PyTorch no longer have.
 `fitted` is of its kind.
 
-FLOWS_SECONDS (60) sets the time of the long runs, FLOWS_TOYS and FLOWS_TABLES (names
-with commas between) choose among the laws and the tables, FLOWS_TABLE_SECONDS (30) is
-the time of each run on a table.
+FLOWS_SECONDS (60) sets the time of the long runs, FLOWS_TOYS (names with commas
+between) chooses among the laws.
 """
 
 import contextlib
@@ -53,56 +52,51 @@ from transportjax.maps import trainable_leaves
 
 from . import harness
 from .rival_runs import BLOCK, TimeIsUp, Watch, cosine, peers, within_budget
-from .tables import Data, read, split
+from .tables import Data
 from .toys import TOYS
 
 _SECONDS = float(os.environ.get("FLOWS_SECONDS", "60"))
-_TABLE_SECONDS = float(os.environ.get("FLOWS_TABLE_SECONDS", "30"))
 _TIMES = (1, 3, 10, 30, 60)
-_TABLES = {
-    "power plant": "power-plant.txt",
-    "magic": "22_magic.gamma.npz",
-    "protein": "protein-tertiary-structure.txt",
-}
 
 
 def report(options: Namespace) -> dict:
     """Runs all rivals on all data, prints what they reach, and returns the record."""
     seconds = 5.0 if options.quick else _SECONDS
-    found = harness.environment(options.dtype)
-    for name in ("equinox", "optax", "flowjax", "zuko", "torch", "distrax"):
-        if importlib.util.find_spec(name) is not None:
-            found["versions"][name] = importlib.metadata.version(name)
     results = []
-    rivals = _ours() | peers()
-    for case, truth, data, limit in _cases(options, seconds):
-        budgets = (limit,) if truth is None else (10.0, limit)
-        print(f"{case}" + ("" if truth is None else f" (truth {truth:.3f})"))
-        for name, rival in rivals.items():
-            for run, chosen in _runs(name, rival, budgets):
-                record = _record(run, chosen, data, limit)
-                results.append({"case": case, "truth": truth, **record})
-                _print_row(record, limit)
+    for case, truth, data in _cases(options):
+        print(f"{case} (truth {truth:.3f})")
+        for record in records(data, (10.0, seconds)):
+            results.append({"case": case, "truth": truth, **record})
+    found = environment(options.dtype)
     return {"topic": "flows", "environment": found, "results": results}
 
 
-def _cases(
-    options: Namespace, seconds: float
-) -> Iterator[tuple[str, float | None, Data, float]]:
-    """Names, mean log densities where they are known, data, and time for each run."""
+def environment(dtype: str) -> dict:
+    """What it runs on, with the versions of all that is compared."""
+    found = harness.environment(dtype)
+    for name in ("equinox", "optax", "flowjax", "zuko", "torch", "distrax"):
+        if importlib.util.find_spec(name) is not None:
+            found["versions"][name] = importlib.metadata.version(name)
+    return found
+
+
+def records(data: Data, budgets: tuple[float, ...]) -> Iterator[dict]:
+    """What each rival reaches, and when; the last budget ends the runs."""
+    for name, rival in (_ours() | peers()).items():
+        for run, chosen in _runs(name, rival, budgets):
+            record = _record(run, chosen, data, budgets[-1])
+            _print_row(record, budgets[-1])
+            yield record
+
+
+def _cases(options: Namespace) -> Iterator[tuple[str, float, Data]]:
+    """Names, mean log densities of the test samples, and data."""
     names = os.environ.get("FLOWS_TOYS", ",".join(TOYS)).split(",")
     for name in names[:1] if options.quick else names:
         toy, rng = TOYS[name], np.random.default_rng(0)
         sizes = (8000, 2000, 20_000)
         data = Data(*(toy.sample(rng, n).astype(options.dtype) for n in sizes))
-        yield name, float(np.mean(toy.log_prob(data.test))), data, seconds
-    if options.data is None or options.quick:
-        return
-    for name in os.environ.get("FLOWS_TABLES", ",".join(_TABLES)).split(","):
-        table = read(options.data / _TABLES[name])
-        for n in (100, 300, 1000, len(table) * 8 // 10):
-            data = split(table, n, options.dtype)
-            yield f"{name}, n = {n}", None, data, _TABLE_SECONDS
+        yield name, float(np.mean(toy.log_prob(data.test))), data
 
 
 def _ours() -> dict[str, Callable]:
@@ -207,9 +201,9 @@ def plot(report: dict, path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    records = [r for r in report["results"] if r["truth"] is not None and r["seconds"]]
-    cases = list(dict.fromkeys(r["case"] for r in records))
-    rivals = list(dict.fromkeys(r["rival"] for r in records))
+    found = [record for record in report["results"] if record["seconds"]]
+    cases = list(dict.fromkeys(r["case"] for r in found))
+    rivals = list(dict.fromkeys(r["rival"] for r in found))
     figure, panels = plt.subplots(
         1,
         len(cases),
@@ -219,9 +213,9 @@ def plot(report: dict, path: pathlib.Path) -> None:
         layout="constrained",
     )
     colours = plt.get_cmap("tab20" if len(rivals) > 10 else "tab10")
-    end = max(s for r in records for s in r["seconds"])
+    end = max(s for r in found for s in r["seconds"])
     for panel, case in zip(panels[0], cases, strict=True):
-        mine = [r for r in records if r["case"] == case]
+        mine = [r for r in found if r["case"] == case]
         truth = mine[0]["truth"]
         panel.axhline(truth, color="black", linestyle="--", label="truth")
         for record in mine:
