@@ -15,15 +15,11 @@ from transportjax._checks import (
     check_pictures_of_law,
     check_pictures_to_fit,
 )
-from transportjax.flows import Flow
-from transportjax.maps import Affine, Chain, load, save
+from transportjax.maps import Affine, Chain, ModelFileError, load, save
 from transportjax.solvers import level_map
 
-from .density import draw
 from .model_files import read_about
 from .picture_flow import (
-    BLOCK,
-    block_size,
     blocks,
     fit_flow_of_pictures,
     joined,
@@ -31,6 +27,7 @@ from .picture_flow import (
     scores as flow_scores,
     trained_flow,
 )
+from .picture_generator import fit_generator, generated
 from .picture_noise import no_neighbours, normal_law, with_noise
 
 _HELD_OUT = 0.1  # share of the pictures that the fit is judged by
@@ -40,11 +37,13 @@ _ROWS = 3  # for each value of a picture; fewer pictures are drawn several times
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PictureLaw:
-    """A law of small pictures, with a density; `fit_picture_law` makes it.
+    """A law of small pictures; `fit_picture_law` makes it.
 
     Attributes:
-        map: a `Chain`: `level_map`, the law that the noise within the levels follows,
-            and what makes pictures with such noise standard normal.
+        map: of the density, a `Chain`: `level_map`, the law that the noise within the
+            levels follows, and what makes pictures with such noise standard normal.
+        generator: of what is drawn, a `Chain`: from standard normal points to pictures,
+            values in 0 to 1. It is a fit of its own.
         shape: of a picture, (h, w) or (h, w, c).
         dtype: "uint8" or "uint16".
         low: the least values of the pixels, of that shape.
@@ -54,6 +53,7 @@ class PictureLaw:
     """
 
     map: Chain
+    generator: Chain
     shape: tuple[int, ...]
     dtype: str
     low: np.ndarray
@@ -80,14 +80,20 @@ def fit_picture_law(
     values depend on each other, along independent components of patches of nine tenths
     of the pictures; it keeps the steps that make the others likely.
 
-    Where there are few pictures, each counts several times, with other noise. Sides
-    that are divisible by four serve best; of sides that are prime, whole rows and
-    columns are the patches.
+    That is the density. It knows small patches only; what `sample_pictures` draws comes
+    from a map of noise onto all pictures, fitted apart by iterated transfer, of whole
+    pictures first. With fewer pictures than values it draws pictures much like those
+    that it knows.
+
+    Where there are few pictures, each counts several times in the density, with other
+    noise. Sides that are divisible by four serve best; of sides that are prime, whole
+    rows and columns are the patches.
 
     Args:
         pictures: whole numbers from 0 to 255, or to 65535, (n, h, w) or (n, h, w, c),
             c = 1 or 3, of at most 1024 values; ten pictures at least.
-        num_steps: of `gaussianise`, at most. Each adds 4 (h w c)^2 bytes to the law.
+        num_steps: of `gaussianise`, at most. Each adds 4 (h w c)^2 bytes to the law;
+            what draws takes as many as ten to fifteen steps.
         train: steps of `maximum_likelihood` that follow, at most; what is best on the
             pictures held out is kept.
         seed: the same gives the same law.
@@ -116,7 +122,8 @@ def fit_picture_law(
     kept, rest = rows[order[:count]], rows[order[count:]]
     levels = level_map(_coarse(rest))
     rest = np.tile(rest, (-(-_ROWS * rest.shape[1] // len(rest)), 1))
-    noise_key, held_key, fit_key, train_key = jr.split(jr.key(seed), 4)
+    keys = jr.split(jr.key(seed), 5)
+    noise_key, held_key, fit_key, train_key, generator_key = keys
     law = _law_of_noise(levels, rest, noise_key)
     z, _ = _on_line(levels, law, rest, noise_key)
     held, log_q = _on_line(levels, law, kept, held_key)
@@ -131,6 +138,7 @@ def fit_picture_law(
     scores = {name: score + float(other) for name, score in scores.items()}
     return PictureLaw(
         Chain((levels, law, fitted)),
+        fit_generator(rows, tuple(shape), generator_key),
         tuple(shape),
         pictures.dtype.name,
         pictures.min(axis=0),
@@ -153,13 +161,8 @@ def sample_pictures(law: PictureLaw, num: int, *, seed: int = 0) -> np.ndarray:
         ValueError: `num` < 1.
     """
     check_count("num", num)
-    key, flow, parts = jr.key(seed), Flow(law.map, law.size), []
-    for block in range(-(-num // BLOCK)):
-        parts.append(np.asarray(draw(flow, jr.fold_in(key, block), block_size(num))))
-    values = np.concatenate(parts)[:num].astype(np.float64)
-    values = np.floor(values * _levels_in_one(law.dtype))
-    values = np.clip(values.reshape(num, *law.shape), law.low, law.high)
-    return values.astype(law.dtype)
+    values = generated(law.generator, num, law.dtype, seed)
+    return np.clip(values.reshape(num, *law.shape), law.low, law.high)
 
 
 def picture_log_likelihood(
@@ -204,7 +207,7 @@ def save_picture_law(path: Any, law: PictureLaw) -> None:
         "low": law.low.tolist(),
         "high": law.high.tolist(),
     }
-    save(path, law.map, metadata=about)
+    save(path, Chain((law.generator, law.map)), metadata=about)
 
 
 def load_picture_law(path: Any) -> PictureLaw:
@@ -217,8 +220,12 @@ def load_picture_law(path: Any) -> PictureLaw:
     names = ("shape", "dtype", "low", "high")
     about = read_about(path, "pictures", names, "a law of pictures")
     low, high = (np.array(about[name], about["dtype"]) for name in names[2:])
-    map: Any = load(path)
-    return PictureLaw(map, tuple(about["shape"]), about["dtype"], low, high)
+    both: Any = load(path)
+    if len(both.maps) != 2:
+        raise ModelFileError(path, "holds a law of pictures of an earlier version")
+    generator, map = both.maps
+    shape = tuple(about["shape"])
+    return PictureLaw(map, generator, shape, about["dtype"], low, high)
 
 
 def _law_of_noise(levels: Chain, rows: np.ndarray, key: Any) -> Affine:
