@@ -104,6 +104,21 @@ def test_rotations_start_in_the_axes_and_turn_after_each_pair():
     assert not np.allclose(bases[2], bases[4])
 
 
+def test_the_first_layer_has_the_axes_that_matter():
+    """Columns with edges and repeated values stay apart; a slanted cloud is whitened."""
+    rng = np.random.default_rng(0)
+    edges = np.clip(rng.normal(size=(2000, 2)) @ [[1, 0.4], [0, 1]], -0.8, 0.8)
+    slanted = rng.normal(size=(2000, 2)) @ [[3, 1], [0, 0.2]] + 5
+    for data, is_diagonal in ((edges, True), (slanted, False)):
+        data = data.astype("float32")
+        first = spline_flow(jr.key(0), 2, data=data).map.maps[0]
+        other = np.asarray(first.matrix)[[0, 1], [1, 0]]
+        assert (np.abs(other).max() == 0) == is_diagonal
+        moved = np.asarray(jax.vmap(first)(data))
+        np.testing.assert_allclose(moved.mean(axis=0), 0, atol=2e-3)
+        np.testing.assert_allclose(moved.std(axis=0), 1, atol=2e-3)
+
+
 def test_networks_of_one_input_bend_at_different_places():
     flow = spline_flow(jr.key(0), 2, num_layers=2, width=64)
     network = flow.map.maps[1].layers.maps[1].conditioner

@@ -1,6 +1,7 @@
 """New flows: whitening, then a stack of equal layers that start as the identity."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray
 
@@ -28,6 +30,7 @@ from transportjax.solvers.gaussianise import whitening
 
 from .flow import Flow
 
+_MOST_JUDGED = 5000  # samples by which the axes of the first layer are chosen
 _SHARPNESS = 2.0  # of the first layers of networks, in units of He's rule
 
 
@@ -51,21 +54,23 @@ def coupling_flow(
     Args:
         key: a random key.
         dim: length d of an event.
-        data: samples (n, d), n > d, that the first layer whitens; None: it starts as
-            the identity, and the samples should be standardised.
+        data: samples (n, d), n > d, that the first layer whitens, or whose columns it
+            standardises, if it is these rather than mixtures of them that have a shape
+            of their own; None: it starts as the identity, and the samples should be
+            standardised.
         num_layers: number of coupling layers.
         num_conditions: length c of the condition, for p(x | c); 0 for none.
         rotate: whether trained rotations stand between the layers, in place of random
             permutations, by which the coordinates that stayed are moved next. The
-            first two layers start in the axes of the whitened data, each further pair
+            first two layers start in the axes of the first layer, each further pair
             in random ones.
         width: of the hidden layers of the networks.
         depth: number of their hidden layers.
         bound: largest logarithm of the scale of a layer.
 
     Returns:
-        The flow; with `data` the Gaussian law with their mean and covariance, otherwise
-        N(0, I), under every condition.
+        The flow; with `data` the Gaussian law with their mean and covariance, or their
+        variances alone, otherwise N(0, I), under every condition.
 
     Raises:
         ValueError: sizes out of range; data that cannot be whitened.
@@ -115,23 +120,25 @@ def spline_flow(
     Args:
         key: a random key.
         dim: length d of an event.
-        data: samples (n, d), n > d, that the first layer whitens; None: it starts as
-            the identity, and the samples should be standardised.
+        data: samples (n, d), n > d, that the first layer whitens, or whose columns it
+            standardises, if it is these rather than mixtures of them that have a shape
+            of their own; None: it starts as the identity, and the samples should be
+            standardised.
         num_layers: number of coupling layers.
         num_conditions: length c of the condition, for p(x | c); 0 for none.
         rotate: whether trained rotations stand between the layers, in place of random
             permutations, by which the coordinates that stayed are moved next. The
-            first two layers start in the axes of the whitened data, each further pair
+            first two layers start in the axes of the first layer, each further pair
             in random ones.
         num_bins: bins of each spline, at least 2.
-        interval: the splines act in [-interval, interval] of whitened data; beyond it
+        interval: the splines act in [-interval, interval] of what it gives; beyond it
             the tails stay Gaussian.
         width: of the hidden layers of the networks.
         depth: number of their hidden layers.
 
     Returns:
-        The flow; with `data` the Gaussian law with their mean and covariance, otherwise
-        N(0, I), under every condition.
+        The flow; with `data` the Gaussian law with their mean and covariance, or their
+        variances alone, otherwise N(0, I), under every condition.
 
     Raises:
         ValueError: sizes out of range; data that cannot be whitened.
@@ -179,15 +186,17 @@ def gaussianisation_flow(
     Args:
         key: a random key, for the rotations to start from.
         dim: length d of an event.
-        data: samples (n, d), n > d, that the first layer whitens; None: it starts as
-            the identity, and the samples should be standardised.
+        data: samples (n, d), n > d, that the first layer whitens, or whose columns it
+            standardises, if it is these rather than mixtures of them that have a shape
+            of their own; None: it starts as the identity, and the samples should be
+            standardised.
         num_layers: number of rotations.
         num_knots: knots of each spline, at least 2.
         interval: the knots start in [-interval, interval], equally spaced.
 
     Returns:
-        The flow; with `data` the Gaussian law with their mean and covariance, otherwise
-        N(0, I).
+        The flow; with `data` the Gaussian law with their mean and covariance, or their
+        variances alone, otherwise N(0, I).
 
     Raises:
         ValueError: sizes out of range; data that cannot be whitened.
@@ -287,7 +296,7 @@ def _stack(
     layer: Callable[..., Chain],
     **options: Any,
 ) -> Flow:
-    """Whitening and a stack of layers, in the dtype of the data."""
+    """A first layer by the data and a stack of layers, in the dtype of the data."""
     _checks.check_count("dim", dim)
     _checks.check_count("num_layers", num_layers)
     every = tuple({"dim": dim, **options}.items())
@@ -297,7 +306,40 @@ def _stack(
     data = _checks.as_float("data", data)
     data = data.astype(_checks.working_dtype(data.dtype))
     _checks.check_samples_of_flow("data", data, dim)
-    return Flow(Chain((whitening("data", data, None), layers)).astype(data.dtype), dim)
+    return Flow(Chain((_first_layer(data), layers)).astype(data.dtype), dim)
+
+
+def _first_layer(data: Array) -> Affine:
+    """Whitening, or scaling of the columns: in whose axes the data are likelier.
+
+    Likelier as independent values. What a column has of its own, such as edges and
+    values that repeat, is lost in the axes of the whitening; correlation stays in those
+    of the columns.
+    """
+    whiten = whitening("data", data, None)
+    if not _checks.is_concrete(data) or not data.is_fully_addressable:
+        return whiten
+    rows = np.asarray(data[:: -(-len(data) // _MOST_JUDGED)], np.float64)
+    matrix = np.asarray(whiten.matrix, np.float64)
+    root = np.linalg.inv(matrix)  # of the covariance
+    mean, scale = -root @ np.asarray(whiten.offset), np.linalg.norm(root, axis=1)
+    mixed = _entropy((rows - mean) @ matrix.T) - np.linalg.slogdet(matrix)[1]
+    apart = _entropy((rows - mean) / scale) + np.sum(np.log(scale))
+    if mixed < apart:
+        return whiten
+    devices = whiten.matrix.sharding if len(data.devices()) > 1 else None
+    arrays = np.diag(1 / scale), -mean / scale
+    return Affine(*(jax.device_put(a.astype(data.dtype), devices) for a in arrays))
+
+
+def _entropy(rows: np.ndarray) -> float:
+    """The sum of the entropies of the columns, in nats, by Vasicek's spacings."""
+    num = len(rows)
+    reach = max(1, math.isqrt(num) // 2)
+    ordered = np.sort(rows, axis=0)
+    spacings = ordered[2 * reach :] - ordered[: -2 * reach]
+    floor = np.finfo(np.float32).eps  # columns may repeat a value
+    return float(np.sum(np.mean(np.log(np.maximum(spacings, floor)), axis=0)))
 
 
 # compiled with little effort, because it runs once
