@@ -105,7 +105,7 @@ def test_rotations_start_in_the_axes_and_turn_after_each_pair():
 
 
 def test_the_first_layer_has_the_axes_that_matter():
-    """Columns with edges and repeated values stay apart; a slanted cloud is whitened."""
+    """Columns with edges stay apart; a slanted cloud is whitened."""
     rng = np.random.default_rng(0)
     edges = np.clip(rng.normal(size=(2000, 2)) @ [[1, 0.4], [0, 1]], -0.8, 0.8)
     slanted = rng.normal(size=(2000, 2)) @ [[3, 1], [0, 0.2]] + 5

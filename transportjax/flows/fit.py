@@ -45,9 +45,10 @@ def fit_flow(
 ) -> Minimisation:
     """The law of samples, as a flow: no step size, number of steps or sizes to choose.
 
-    `gaussianise` gives a flow within seconds; of large tables, by fewer steps. Then a `spline_flow` is trained, and as
-    soon as held-out samples are more likely under it, it takes the place of the first.
-    With less than about a thousand samples it seldom does.
+    `gaussianise` gives a flow within seconds; of large tables, by fewer steps. Then a
+    `spline_flow` is trained, and as soon as held-out samples are more likely under it,
+    it takes the place of the first. With less than about a thousand samples it seldom
+    does.
 
     The flow that is judged, kept and returned is the average of the flows along the
     path of Adam, in its leaves; the weight of a step grows with its number to the power
