@@ -5,9 +5,10 @@ components of patches, which finds out how neighbours depend on each other. It t
 many bits a picture takes; a mirrored digit takes more. What it draws has strokes and
 often a shape, in fragments: patches see no further.
 
-The generator: a cloud of noise, in as many principal components as matter, is moved
-onto that of the digits by iterated transfer along the directions in which both differ
-most. What comes out is for fresh noise, which the fit has not seen.
+The generator: a cloud of noise, larger than the set of digits, is moved onto them by
+iterated transfer along the directions in which both differ most, first of whole
+pictures, then of quarters, then of sixteenths. What comes out is for fresh noise, which
+the fit has not seen.
 
     python gaussianise_digits.py digits.npz
 
@@ -32,7 +33,7 @@ from transportjax import flows, maps, sliced, solvers
 
 OUTPUT = pathlib.Path(__file__).parent / "output" / "gaussianise_digits.png"
 SHAPE, DIM = (28, 28), 784
-NUM, COMPONENTS = 10_000, 40
+NUM = 10_000
 
 
 def noisy(pictures, key):
@@ -67,27 +68,25 @@ def bits(flow, pictures, key):
 
 def generator(pictures):
     """A function of a key and a number: so many pictures, made of noise."""
-    mean = pictures.mean(axis=0)
-    variances, basis = np.linalg.eigh(np.cov(pictures.T))
-    basis = basis[:, ::-1][:, :COMPONENTS].T
-    scales = jnp.asarray(np.sqrt(variances[::-1][:COMPONENTS]), "float32")
-    target = jnp.asarray((pictures - mean) @ basis.T, "float32")
-    solution = solvers.idt(
-        scales * jr.normal(jr.key(0), target.shape),
-        target,
-        key=jr.key(1),
-        directions=sliced.MaxSlicedDirections(
-            8, num_steps=6, num_starts=1, num_points=1024
-        ),
-        num_steps=400,
-        num_bins=256,
-    )
-
-    def draw(key, num):
-        noise = scales * jr.normal(key, (num, COMPONENTS))
-        return np.asarray(jax.vmap(solution.map)(noise)) @ basis + mean
-
-    return draw
+    target = noisy(jnp.asarray(pictures), jr.key(0))
+    mean, cov = target.mean(axis=0), jnp.cov(target.T)
+    first = maps.gaussian_map(jnp.zeros(DIM), jnp.eye(DIM), mean, cov)
+    cloud = jax.vmap(first)(jr.normal(jr.key(1), (3 * NUM, DIM)))
+    parts = [first]
+    for side, num_steps in ((28, 60), (14, 15), (7, 6)):
+        inner = sliced.MaxSlicedDirections(2 * side, num_starts=1)
+        solution = solvers.idt(
+            cloud,
+            target,
+            key=jr.key(side),
+            directions=sliced.PatchDirections(SHAPE, side, inner),
+            num_steps=num_steps,
+            num_bins=128,
+            step_size=0.7,
+        )
+        parts, cloud = [*parts, solution.map], solution.points
+    made = eqx.filter_jit(eqx.filter_vmap(maps.Chain(tuple(parts))))
+    return lambda key, num: made(jr.normal(key, (num, DIM)))
 
 
 def sheet(pictures):
@@ -110,7 +109,7 @@ def main(path):
     sheets = {
         "digits": held[:100],
         "drawn from the density of patches": flow.sample(jr.key(3), 100),
-        "made of noise by sliced transfer": draw(jr.key(4), 100),
+        "made of noise by transfer along patches": draw(jr.key(4), 100),
     }
     figure, panels = plt.subplots(1, 3, figsize=(15, 5.4), layout="constrained")
     for panel, (title, pictures) in zip(panels, sheets.items(), strict=True):
