@@ -16,7 +16,13 @@ from argparse import Namespace
 
 import numpy as np
 
-from .flows import environment, records
+from .flows import (
+    environment,
+    line_style,
+    panels_of_cases,
+    records,
+    save_with_legend,
+)
 from .tables import read, split
 
 _SECONDS = float(os.environ.get("FLOWS_TABLE_SECONDS", "30"))
@@ -50,22 +56,9 @@ def report(options: Namespace) -> dict:
 
 def plot(report: dict, path: pathlib.Path) -> None:
     """Likelihood at the end against the number of rows, a panel for each table."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    found = [record for record in report["results"] if record["seconds"]]
-    cases = list(dict.fromkeys(r["case"] for r in found))
+    figure, panels, found = panels_of_cases(report, 3.6)
     rivals = list(dict.fromkeys(r["rival"] for r in found))
-    figure, panels = plt.subplots(
-        1,
-        len(cases),
-        figsize=(3.6 * len(cases), 4.2),
-        squeeze=False,
-        layout="constrained",
-    )
-    for panel, case in zip(panels[0], cases, strict=True):
+    for case, panel in panels.items():
         mine = [r for r in found if r["case"] == case]
         best = max(r["log_likelihood"][-1] for r in mine)
         for number, rival in enumerate(rivals):
@@ -75,17 +68,12 @@ def plot(report: dict, path: pathlib.Path) -> None:
                 if r["rival"] == rival
             ]
             if ends:
-                style = (
-                    "o:" if rival.startswith(("flowjax", "zuko", "distrax")) else "o-"
-                )
+                style = "o" + line_style(rival)
                 panel.plot(*np.transpose(ends), style, color=f"C{number}", label=rival)
         panel.set_xscale("log")
         # what falls far behind is cut off
         panel.set_ylim(best - 1.2 * mine[0]["dim"], best + 0.5)
         panel.set_title(f"{case}, {mine[0]['dim']} columns")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4)
     figure.supxlabel("rows to train on")
     figure.supylabel("log-likelihood of test rows (nats)")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_with_legend(figure, path)

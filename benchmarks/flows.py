@@ -196,25 +196,13 @@ def _trained(data: Data, watch: Watch, *, budget: float) -> None:
 
 def plot(report: dict, path: pathlib.Path) -> None:
     """Likelihood against time, a panel for each law whose density is known."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    found = [record for record in report["results"] if record["seconds"]]
-    cases = list(dict.fromkeys(r["case"] for r in found))
+    figure, panels, found = panels_of_cases(report, 4.2, sharex=True)
     rivals = list(dict.fromkeys(r["rival"] for r in found))
-    figure, panels = plt.subplots(
-        1,
-        len(cases),
-        figsize=(4.2 * len(cases), 4.2),
-        squeeze=False,
-        sharex=True,
-        layout="constrained",
-    )
     colours = plt.get_cmap("tab20" if len(rivals) > 10 else "tab10")
     end = max(s for r in found for s in r["seconds"])
-    for panel, case in zip(panels[0], cases, strict=True):
+    for case, panel in panels.items():
         mine = [r for r in found if r["case"] == case]
         truth = mine[0]["truth"]
         panel.axhline(truth, color="black", linestyle="--", label="truth")
@@ -222,8 +210,7 @@ def plot(report: dict, path: pathlib.Path) -> None:
             x = [*record["seconds"], end]
             y = [*record["log_likelihood"], record["log_likelihood"][-1]]
             colour = colours(rivals.index(record["rival"]))
-            peer = record["rival"].startswith(("flowjax", "zuko", "distrax"))
-            style = ":" if peer else "-"
+            style = line_style(record["rival"])
             panel.step(x, y, style, where="post", color=colour, label=record["rival"])
             panel.plot(x[:1], y[:1], "o", color=colour, markersize=4)
         panel.set_xscale("log")
@@ -232,9 +219,43 @@ def plot(report: dict, path: pathlib.Path) -> None:
         panel.minorticks_off()
         panel.set_ylim(truth - 0.7, truth + 0.04)
         panel.set_title(case)
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4)
     figure.supxlabel("CPU time (s), compilation included")
     figure.supylabel("log-likelihood of test samples (nats)")
+    save_with_legend(figure, path)
+
+
+def panels_of_cases(
+    report: dict, width: float, **options: Any
+) -> tuple[Any, dict[str, Any], list[dict]]:
+    """A figure, a panel for each case, and the records of runs that got so far."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = [record for record in report["results"] if record["seconds"]]
+    cases = list(dict.fromkeys(record["case"] for record in found))
+    figure, panels = plt.subplots(
+        1,
+        len(cases),
+        figsize=(width * len(cases), 4.2),
+        squeeze=False,
+        layout="constrained",
+        **options,
+    )
+    return figure, dict(zip(cases, panels[0], strict=True)), found
+
+
+def line_style(rival: str) -> str:
+    """Dots for peers."""
+    return ":" if rival.startswith(("flowjax", "zuko", "distrax")) else "-"
+
+
+def save_with_legend(figure: Any, path: pathlib.Path) -> None:
+    """Writes the figure, with the legend of its first panel above."""
+    import matplotlib.pyplot as plt
+
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=120)
     plt.close(figure)

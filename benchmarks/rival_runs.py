@@ -1,5 +1,6 @@
 """How the peers of the topic `flows` are run, and on which watch."""
 
+import functools
 import importlib
 import time
 from collections.abc import Callable
@@ -44,6 +45,7 @@ class Watch:
             raise TimeIsUp
 
 
+@functools.cache  # tells once what is left out
 def peers() -> dict[str, Callable]:
     """Those that can be imported, by name."""
     rivals = {
