@@ -119,6 +119,19 @@ def test_the_first_layer_has_the_axes_that_matter():
         np.testing.assert_allclose(moved.std(axis=0), 1, atol=2e-3)
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_flows_are_made_within_other_programs(name):
+    data, keys = jr.normal(jr.key(0), (50, 2)) + 1, jr.split(jr.key(1), 3)
+
+    def value(key, data):
+        return MAKERS[name](key, 2, data=data).log_prob(data[0])
+
+    found = jax.jit(jax.vmap(value, (0, None)))(keys, data)
+    assert found.shape == (3,)
+    assert jnp.isfinite(jax.grad(lambda x: value(keys[0], x))(data)).all()
+    assert jnp.isfinite(jax.vmap(value, (0, None))(keys, data)).all()
+
+
 def test_networks_of_one_input_bend_at_different_places():
     flow = spline_flow(jr.key(0), 2, num_layers=2, width=64)
     network = flow.map.maps[1].layers.maps[1].conditioner

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from transportjax import _checks
+from transportjax._sharding import explicit_mesh_guard
 from transportjax.maps import (
     AbstractBijection,
     Affine,
@@ -300,7 +301,10 @@ def _stack(
     _checks.check_count("dim", dim)
     _checks.check_count("num_layers", num_layers)
     every = tuple({"dim": dim, **options}.items())
-    layers = Scan(_layers(key, num_layers, layer, every))
+    # within another program there are no compiler options
+    is_outermost = all(_checks.is_concrete(x) for x in (key, jnp.zeros(())))
+    make = _layers_at_once if is_outermost else _layers
+    layers = Scan(make(key, num_layers, layer, every))
     if data is None:
         return Flow(Chain((Affine(jnp.eye(dim), jnp.zeros(dim)), layers)), dim)
     data = _checks.as_float("data", data)
@@ -309,6 +313,7 @@ def _stack(
     return Flow(Chain((_first_layer(data), layers)).astype(data.dtype), dim)
 
 
+@explicit_mesh_guard
 def _first_layer(data: Array) -> Affine:
     """Whitening, or scaling of the columns: in whose axes the data are likelier.
 
@@ -342,15 +347,17 @@ def _entropy(rows: np.ndarray) -> float:
     return float(np.sum(np.mean(np.log(np.maximum(spacings, floor)), axis=0)))
 
 
-# compiled with little effort, because it runs once
-@functools.partial(
-    jax.jit,
-    static_argnames=("num", "layer", "options"),
-    compiler_options={"xla_backend_optimization_level": 0},
-)
 def _layers(
     key: PRNGKeyArray, num: int, layer: Callable[..., Chain], options: tuple
 ) -> Chain:
     """`num` layers on a leading axis, by one program."""
     make = functools.partial(layer, **dict(options))
     return jax.vmap(make)(jr.split(key, num), jnp.arange(num))
+
+
+# with little effort, because it runs once
+_layers_at_once = jax.jit(
+    _layers,
+    static_argnames=("num", "layer", "options"),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
