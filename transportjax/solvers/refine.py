@@ -9,7 +9,8 @@ agree exactly, much where they are noisy or sampled at different places.
 
 What is found depends on the variance at the start. A small one keeps the details of the
 fit, and with them what was matched wrongly; a large one lets go of both. So there is a
-descent from each, and the likelier end is taken.
+descent from each, and the likelier end is taken. A fit by normals is only refined from
+the small one: a large one would forget what they told.
 """
 
 import math
@@ -28,7 +29,7 @@ from .clouds import Cloud, frame_of
 from .frames import enter, leave
 
 _BLOCK = 1 << 20  # pairs of points at a time
-_WIDTHS = (1.0, 8.0)  # deviations at the start, of the bandwidth
+NARROW, BOTH = (1.0,), (1.0, 8.0)  # deviations at the start, of the bandwidth
 _STRAYS = 0.1  # their share at the start
 _SHARES = (0.01, 0.95)  # of strays, between which the estimate stays
 _THINNEST = 0.1  # side of the box of strays, of its longest
@@ -67,6 +68,7 @@ def refine(
     bandwidth: Array,
     bending: Array,
     num_steps: Array,
+    widths: tuple[float, ...],
 ) -> tuple[AbstractWarp, Array]:
     """The warp that explains the target best, near to `warp`; the moved source.
 
@@ -74,9 +76,10 @@ def refine(
         source: points and masses; normals are not used.
         target: likewise.
         warp: the fit to begin with.
-        bandwidth: the deviation to begin with; a larger one is tried too.
+        bandwidth: that of the fit.
         bending: its weight at that bandwidth.
         num_steps: steps from each deviation, at most.
+        widths: deviations to begin with, in bandwidths: `NARROW` or `BOTH`.
     """
     frame = frame_of(source, target)
     x, y = (
@@ -100,7 +103,7 @@ def refine(
         bent = jnp.sum(stiffness[:, None] * end.leaves**2)
         return end.leaves, _sums(x, y, end, density).fit - bent / 2
 
-    ends, values = lax.map(descent, jnp.asarray(_WIDTHS, dtype=bandwidth.dtype))
+    ends, values = lax.map(descent, jnp.asarray(widths, dtype=bandwidth.dtype))
     leaves = ends[jnp.argmax(jnp.where(jnp.isfinite(values), values, -jnp.inf))]
     refined = leave(_with_leaves(inner, modes.modes, leaves), frame)
     fine = jnp.all(jnp.isfinite(leaves))

@@ -14,7 +14,7 @@ from transportjax.maps import AbstractBijection, AbstractWarp, Rigid, Similarity
 
 from .annealing import anneal
 from .clouds import Cloud, Data, Levels, Options, frame_of
-from .refine import refine
+from .refine import BOTH, NARROW, refine
 from .solution import Solution
 
 _LEVELS = 4  # of the default annealing, each of half the bandwidth
@@ -70,13 +70,13 @@ def register(
             in units of the points. The first decides how far the map is attracted, the
             last, about the distance of neighbours, how exact it is. None: radius / 4,
             / 8, / 16 and / 32, the radius being the root of the mean squared distance
-            to the centroid. A warp that bends is then refined, unless normals, pairs,
-            an optimiser or another variant are given: the deviation of the target from
-            the moved source, the share of stray points and the map are estimated
-            together by maximum likelihood, from a narrow and from a wide deviation,
-            with bending in proportion to the variance; the likelier end is kept. So
-            shapes that agree exactly are met more closely than the last bandwidth
-            allows, and noise is hardly followed.
+            to the centroid. A warp that bends is then refined by the points, unless
+            pairs, an optimiser or another variant are given: the deviation of the
+            target from the moved source, the share of stray points and the map are
+            estimated together by maximum likelihood, from a narrow and, without
+            normals, from a wide deviation, with bending in proportion to the variance;
+            the likelier end is kept. So shapes that agree exactly are met more closely
+            than the last bandwidth allows, and noise is hardly followed.
         variant: which divergence (see `l2_divergence`). None: "cross" for `Rigid`,
             which cannot shrink a cloud, "l2e" for others.
         bending: weight >= 0 of the bending energy, one number or one a level. The
@@ -201,10 +201,11 @@ def register(
     points = solution.points
     if ratio is not None:
         map = Similarity(map.turn, map.log_scale + jnp.log(ratio))
-    free = (bandwidths, source_normals, pairs, optimiser)
+    free = (bandwidths, pairs, optimiser)
     if bends and variant == "l2e" and all(given is None for given in free):
         last = levels.bandwidths[-1], levels.bending[-1]
-        map, points = refine(first, second, map, *last, jnp.asarray(num_steps))
+        widths = BOTH if source_normals is None else NARROW
+        map, points = refine(first, second, map, *last, jnp.asarray(num_steps), widths)
     return Solution(map, points.astype(dtype), solution.stats)
 
 
