@@ -24,6 +24,7 @@ from .clouds import (
     check_spread as check_spread,
     check_vector as check_vector,
     check_weights as check_weights,
+    least_spread as least_spread,
 )
 from .flows import (
     as_labels as as_labels,

@@ -187,12 +187,17 @@ def check_spread(name: str, shape: tuple[int, ...], cov: Array | np.ndarray) -> 
     if not is_concrete(cov):
         return
     variances = np.linalg.eigvalsh(np.asarray(cov, np.float64))
-    if variances[0] <= 10 * d * float(jnp.finfo(cov.dtype).eps) * variances[-1]:
+    if variances[0] <= least_spread(d, cov.dtype) * variances[-1]:
         raise ValueError(
             f"`{name}` must vary in every direction; its smallest variance is "
             f"{variances[0]:.2g}, its largest {variances[-1]:.2g}. Remove columns that "
             "are constant or that follow from others, or add a little noise."
         )
+
+
+def least_spread(d: int, dtype: Any) -> float:
+    """The smallest variance that is not rounding, in units of the largest."""
+    return 10 * d * float(jnp.finfo(dtype).eps)
 
 
 def check_clouds(name: str, x: Array) -> None:

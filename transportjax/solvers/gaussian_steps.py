@@ -101,7 +101,7 @@ def fit(
         moved, log_slopes = apply_splines(knots, along)
         points = state.points + jnp.matmul(axes.T, moved - along, precision="highest")
         log_dets = state.log_dets + jnp.sum(log_slopes, axis=0)
-        loss = _loss(points, log_dets, masses.judged)
+        loss = normal_loss(points, log_dets, masses.judged)
         trace = jax.tree.map(
             lambda rows, row: lax.dynamic_update_index_in_dim(rows, row, state.done, 0),
             trace,
@@ -125,7 +125,7 @@ def fit(
         state, _ = carry
         return (state.done < limit) & (state.done - state.best_step < patience)
 
-    loss = _loss(points, log_dets, masses.judged)
+    loss = normal_loss(points, log_dets, masses.judged)
     zero = jnp.int32(0)
     state = _State(points, log_dets, strategy, zero, loss, zero)
     shape = jax.eval_shape(draw, state)[0].shape
@@ -164,7 +164,7 @@ def _sample(masses: Float[Array, " n"]) -> Int[Array, " n"]:
     return jnp.minimum(found, len(masses) - 1)
 
 
-def _loss(
+def normal_loss(
     points: Float[Array, "d n"],
     log_dets: Float[Array, " n"],
     masses: Float[Array, " n"] | None,

@@ -23,7 +23,7 @@ _EDGE_SHARE = 0.1  # of a step, that the slopes of the tails take: few samples a
 def fit_normal_splines(
     x: Float[Array, "p n"],
     weights: Float[Array, " n"],
-    bandwidth: Float[Array, ""],
+    bandwidth: Float[Array, "*#p"],
     step_size: Float[Array, ""],
     num_knots: int,
 ) -> tuple[Float[Array, "3 p k"], Float[Array, ""]]:

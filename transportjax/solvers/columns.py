@@ -1,0 +1,148 @@
+"""Each column made normal by itself: what `gaussianise` starts with on tables."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from transportjax._checks import is_concrete, least_spread
+from transportjax.maps import AbstractBijection, Affine, SlicedMap
+from transportjax.maps.affine import moments
+
+from .gaussian_steps import normal_loss
+from .normal_splines import apply_splines, fit_normal_splines, no_knots, spline_maps
+
+_BANDWIDTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # in units of Scott's rule
+_UNCHANGED = len(_BANDWIDTHS)  # the choice to leave a column as it is
+_NUM_FOLDS = 5
+_MOST_ROWS = 4000  # that the bandwidths are chosen by
+_NUM_KNOTS = 64
+
+
+class Choice(NamedTuple):
+    """The means and deviations of the columns, and which bandwidth each has."""
+
+    mean: Float[Array, "d 1"]
+    deviation: Float[Array, "d 1"]
+    bandwidth: Int[Array, " d"]
+
+    def is_empty(self) -> bool:
+        """Whether all columns are known to stay as they are."""
+        return is_concrete(self.bandwidth) and bool(
+            np.all(np.asarray(self.bandwidth) == _UNCHANGED)
+        )
+
+
+class Columns(NamedTuple):
+    """The maps of the columns, where they take the points, and the log-determinants."""
+
+    maps: tuple[AbstractBijection, ...]
+    points: Float[Array, "n d"]
+    log_dets: Float[Array, " n"]
+
+
+@jax.jit
+def choose_columns(
+    points: Float[Array, "n d"],
+    fitted: Float[Array, " n"],
+    judged: Float[Array, " n"] | None,
+) -> Choice:
+    """The bandwidths under which the numbers are likeliest by the splines of others.
+
+    A column for which none is good stays as it is; so do all, if there are judged
+    samples, and a normal law makes these no likelier with the columns than without.
+    """
+    shares = fitted / jnp.sum(fitted)
+    mean = jnp.matmul(shares, points, precision="highest")
+    centred = (points - mean).T
+    variance = jnp.matmul(centred**2, shares, precision="highest")
+    deviation = jnp.sqrt(variance)[:, None]
+    x = centred / deviation
+    stride = -(-x.shape[1] // _MOST_ROWS)
+    best = jnp.argmax(_scores(x[:, ::stride], fitted[::stride]), axis=0)
+    choice = Choice(mean[:, None], deviation, best)
+    if judged is None:
+        return choice
+    moved, log_slopes = apply_splines(_fit(x, fitted, best), x)
+    log_dets = jnp.stack([jnp.zeros_like(fitted), jnp.sum(log_slopes, axis=0)])
+    losses = jax.vmap(_loss_when_normal, in_axes=(0, 0, None, None))(
+        jnp.stack([x, moved]), log_dets, shares, judged
+    )
+    # not a number where the columns leave no spread
+    return choice._replace(bandwidth=jnp.where(losses[1] < losses[0], best, _UNCHANGED))
+
+
+def fit_columns(
+    points: Float[Array, "n d"], weights: Float[Array, " n"], choice: Choice
+) -> Columns:
+    """The columns fitted with given bandwidths."""
+    knots, moved, log_dets = _fit_and_apply(points, weights, choice)
+    mean, deviation = choice.mean[:, 0], choice.deviation[:, 0]
+    scaling = Affine(jnp.diag(1 / deviation), -mean / deviation)
+    splines = jax.tree.map(lambda leaf: leaf[0], spline_maps(knots[None]))
+    layer = SlicedMap(jnp.eye(len(mean), dtype=mean.dtype), splines)
+    return Columns((scaling, layer), moved, log_dets)
+
+
+@jax.jit
+def _fit_and_apply(
+    points: Float[Array, "n d"], weights: Float[Array, " n"], choice: Choice
+) -> tuple[Float[Array, "3 d k"], Float[Array, "n d"], Float[Array, " n"]]:
+    x = (points.T - choice.mean) / choice.deviation
+    knots = _fit(x, weights, choice.bandwidth)
+    moved, log_slopes = apply_splines(knots, x)
+    log_dets = jnp.sum(log_slopes - jnp.log(choice.deviation), axis=0)
+    return knots, moved.T, log_dets
+
+
+def _fit(
+    x: Float[Array, "d n"], weights: Float[Array, " n"], bandwidth: Int[Array, " d"]
+) -> Float[Array, "3 d k"]:
+    """The splines of standardised columns."""
+    width = jnp.append(np.array(_BANDWIDTHS), 1).astype(x.dtype)[bandwidth]
+    one = jnp.ones((), x.dtype)
+    knots, _ = fit_normal_splines(x, weights, width[:, None], one, _NUM_KNOTS)
+    stays = (bandwidth == _UNCHANGED)[None, :, None]
+    return jnp.where(stays, no_knots(_NUM_KNOTS)[:, None].astype(x.dtype), knots)
+
+
+def _scores(
+    x: Float[Array, "d n"], weights: Float[Array, " n"]
+) -> Float[Array, "b+1 d"]:
+    """The log-likelihood of each column under each choice, by the other folds."""
+    fold = np.arange(x.shape[1]) % _NUM_FOLDS
+    choices, parts = np.divmod(np.arange((_UNCHANGED + 1) * _NUM_FOLDS), _NUM_FOLDS)
+
+    def score(case: tuple[Array, Array]) -> Float[Array, " d"]:
+        choice, part = case
+        is_kept = fold == part
+        knots = _fit(
+            x, jnp.where(is_kept, 0, weights), jnp.full(len(x), choice, "int32")
+        )
+        z, log_slopes = apply_splines(knots, x)
+        kept = jnp.where(is_kept, weights, 0)
+        return jnp.matmul(log_slopes - z**2 / 2, kept, precision="highest")
+
+    cases = (jnp.asarray(choices, "int32"), jnp.asarray(parts, "int32"))
+    scores = lax.map(score, cases).reshape(-1, _NUM_FOLDS, len(x)).sum(axis=1)
+    # a fold without masses: nothing to fit to
+    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+
+
+def _loss_when_normal(
+    z: Float[Array, "d n"],
+    log_dets: Float[Array, " n"],
+    fitted: Float[Array, " n"],
+    judged: Float[Array, " n"],
+) -> Float[Array, ""]:
+    """The loss of judged samples under the normal law of the others; NaN if flat."""
+    mean, cov = moments(z.T, fitted)
+    values, vectors = jnp.linalg.eigh(cov)
+    white = jnp.matmul(vectors.T, z - mean[:, None], precision="highest")
+    white = white / jnp.sqrt(values)[:, None]
+    loss = normal_loss(white, log_dets - jnp.sum(jnp.log(values)) / 2, judged)
+    is_flat = values[0] < 4 * least_spread(len(z), z.dtype) * values[-1]
+    return jnp.where(is_flat, jnp.nan, loss)
