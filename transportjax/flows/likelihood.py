@@ -157,5 +157,7 @@ def mean_loss(flow: Flow, batch: dict, key: PRNGKeyArray) -> Float[Array, ""]:
         values = -jax.vmap(flow.log_prob)(batch["x"])
     else:
         values = -jax.vmap(flow.log_prob)(batch["x"], batch["conditions"])
+    if "log_dets" in batch:  # of what the events have passed before
+        values = values - batch["log_dets"]
     weights: Array | None = batch["weights"]
     return jnp.mean(values if weights is None else weights * values)

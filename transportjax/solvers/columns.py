@@ -18,7 +18,7 @@ from .normal_splines import apply_splines, fit_normal_splines, no_knots, spline_
 _BANDWIDTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # in units of Scott's rule
 _UNCHANGED = len(_BANDWIDTHS)  # the choice to leave a column as it is
 _NUM_FOLDS = 5
-_MOST_ROWS = 4000  # that the bandwidths are chosen by
+_MOST_ROWS = 20_000  # that the bandwidths are chosen by
 _NUM_KNOTS = 64
 
 
@@ -57,7 +57,7 @@ def choose_columns(
     """
     shares = fitted / jnp.sum(fitted)
     mean = jnp.matmul(shares, points, precision="highest")
-    centred = (points - mean).T
+    centred = (points - mean[None, :]).T
     variance = jnp.matmul(centred**2, shares, precision="highest")
     deviation = jnp.sqrt(variance)[:, None]
     x = centred / deviation
@@ -68,7 +68,7 @@ def choose_columns(
         return choice
     moved, log_slopes = apply_splines(_fit(x, fitted, best), x)
     log_dets = jnp.stack([jnp.zeros_like(fitted), jnp.sum(log_slopes, axis=0)])
-    losses = jax.vmap(_loss_when_normal, in_axes=(0, 0, None, None))(
+    losses = jax.vmap(loss_when_normal, in_axes=(0, 0, None, None))(
         jnp.stack([x, moved]), log_dets, shares, judged
     )
     # not a number where the columns leave no spread
@@ -109,9 +109,7 @@ def _fit(
     return jnp.where(stays, no_knots(_NUM_KNOTS)[:, None].astype(x.dtype), knots)
 
 
-def _scores(
-    x: Float[Array, "d n"], weights: Float[Array, " n"]
-) -> Float[Array, "b+1 d"]:
+def _scores(x: Float[Array, "d n"], weights: Float[Array, " n"]) -> Float[Array, "c d"]:
     """The log-likelihood of each column under each choice, by the other folds."""
     fold = np.arange(x.shape[1]) % _NUM_FOLDS
     choices, parts = np.divmod(np.arange((_UNCHANGED + 1) * _NUM_FOLDS), _NUM_FOLDS)
@@ -132,7 +130,7 @@ def _scores(
     return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
 
 
-def _loss_when_normal(
+def loss_when_normal(
     z: Float[Array, "d n"],
     log_dets: Float[Array, " n"],
     fitted: Float[Array, " n"],

@@ -25,7 +25,14 @@ from transportjax._checks import (
     working_dtype,
 )
 from transportjax._sharding import explicit_mesh_guard
-from transportjax.maps import AbstractBijection, Affine, Chain, Scan, gaussian_map
+from transportjax.maps import (
+    AbstractBijection,
+    Affine,
+    Chain,
+    Scan,
+    SlicedMap,
+    gaussian_map,
+)
 from transportjax.maps.affine import moments
 from transportjax.sliced import (
     AbstractDirections,
@@ -179,6 +186,15 @@ def gaussianise(
     stats = {"cost": cost, "held_out": held}
     map = Chain((*start.maps, start.whiten, Scan(layers)))
     return Solution(map, run.points.astype(dtype), stats)
+
+
+def column_maps(map: AbstractBijection) -> tuple[AbstractBijection, ...]:
+    """The maps that make columns normal, in a map by `gaussianise`: none or two."""
+    if not isinstance(map, Chain):
+        return ()
+    first = map.maps[:-2]
+    kinds = tuple(type(layer) for layer in first)
+    return first if kinds == (Affine, SlicedMap) else ()
 
 
 class _Start(NamedTuple):
