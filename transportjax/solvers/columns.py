@@ -112,14 +112,13 @@ def _fit(
 def _scores(x: Float[Array, "d n"], weights: Float[Array, " n"]) -> Float[Array, "c d"]:
     """The log-likelihood of each column under each choice, by the other folds."""
     fold = np.arange(x.shape[1]) % _NUM_FOLDS
-    choices, parts = np.divmod(np.arange((_UNCHANGED + 1) * _NUM_FOLDS), _NUM_FOLDS)
+    choices, parts = np.divmod(np.arange(_UNCHANGED * _NUM_FOLDS), _NUM_FOLDS)
 
     def score(case: tuple[Array, Array]) -> Float[Array, " d"]:
         choice, part = case
         is_kept = fold == part
-        knots = _fit(
-            x, jnp.where(is_kept, 0, weights), jnp.full(len(x), choice, "int32")
-        )
+        others = jnp.where(is_kept, 0, weights)
+        knots = _fit(x, others, jnp.full(len(x), choice, "int32"))
         z, log_slopes = apply_splines(knots, x)
         kept = jnp.where(is_kept, weights, 0)
         return jnp.matmul(log_slopes - z**2 / 2, kept, precision="highest")
@@ -127,7 +126,9 @@ def _scores(x: Float[Array, "d n"], weights: Float[Array, " n"]) -> Float[Array,
     cases = (jnp.asarray(choices, "int32"), jnp.asarray(parts, "int32"))
     scores = lax.map(score, cases).reshape(-1, _NUM_FOLDS, len(x)).sum(axis=1)
     # a fold without masses: nothing to fit to
-    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+    unchanged = jnp.matmul(-(x**2) / 2, weights, precision="highest")
+    return jnp.concatenate([scores, unchanged[None]])
 
 
 def loss_when_normal(
