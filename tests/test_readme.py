@@ -54,6 +54,7 @@ def test_examples_run_and_write_a_figure(path):
     figure = ROOT / "examples" / "output" / f"{path.stem}.png"
     figure.unlink(missing_ok=True)
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "MPLBACKEND": "Agg"}
+    environment["XLA_FLAGS"] = ""  # they run longer than they compile
     done = subprocess.run(
         [sys.executable, "-W", "error", str(path)],
         capture_output=True,
