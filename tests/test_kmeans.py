@@ -34,7 +34,7 @@ def cost(x, centres, weights=None):
     return np.average(squares, weights=weights)
 
 
-@pytest.mark.parametrize(("d", "dtype"), [(2, "float64"), (12, "float32")])
+@pytest.mark.parametrize(("d", "dtype"), [(2, "float64"), (20, "float32")])
 def test_clouds_apart_are_found(d, dtype, key, x64):
     x, truth = clouds(d=d)
     found = kmeans(jnp.asarray(x, dtype), 4, key=key)
@@ -104,6 +104,18 @@ def test_far_from_the_origin(key):
     expected = np.float32(x + 1e4).astype("float64")
     means = np.stack([expected[truth == j].mean(axis=0) for j in range(4)])[truth]
     assert np.abs(own - means).max() < 2e-3  # two units of rounding of the points
+
+
+@pytest.mark.parametrize("d", [3, 12, 16])
+def test_small_clusters_far_apart(d, key):
+    """Single precision, and squared norms in which the distances would drown."""
+    rng = np.random.default_rng(3)
+    corners = np.zeros((4, d))
+    corners[:, 0] = [-1e4, -1e4 + 2, 1e4, 1e4 + 2]
+    x = np.repeat(corners, 50, axis=0) + 0.1 * rng.normal(size=(200, d))
+    found = kmeans(jnp.asarray(x, "float32"), 4, key=key)
+    assert_close(found.weights, np.full(4, 0.25), rtol=1e-5)
+    assert float(found.cost) < 0.02 * d
 
 
 @pytest.mark.parametrize("k", [1, 3])
