@@ -91,6 +91,15 @@ def test_dependence_without_correlation():
     np.testing.assert_allclose(joint_entropy, true, atol=0.12)
 
 
+def test_ties_are_no_dependence():
+    rng = np.random.default_rng(0)
+    values = np.sort(rng.normal(size=1000))  # as in a sorted table
+    faces = rng.integers(0, 2, (2, 1000))
+    for x in ((values, faces[0]), (faces[0], faces[1])):
+        found = total_correlation(np.stack(x, 1).astype("float32"), key=jr.key(0))
+        assert abs(found.value) < 0.05
+
+
 def test_strays_cost_little():
     x, expected = correlated(jr.key(5), 3000, 0.6)
     x = jax.random.permutation(jr.key(6), x.at[:5].set(1e4))

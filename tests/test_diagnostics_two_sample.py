@@ -82,6 +82,28 @@ def test_constant_clouds_do_not_differ():
     assert test.p_value == 1
 
 
+@pytest.mark.parametrize("name", STATISTICS)
+def test_divisions_that_repeat_are_equal(name):
+    """Of six points, in other orders too: two of the twenty divisions are theirs."""
+    statistic = STATISTICS[name]
+    if name == "kl":
+        statistic = functools.partial(statistic, num_neighbours=1)
+    x = jnp.array([[0.0, 0.3], [1.0, 0.1], [2.0, 7.0]])
+    y = jnp.array([[10.0, 1.0], [11.0, 0.3], [12.0, 4.0]])
+    for scale in (1.0, 1 / 3, 0.1):
+        test = two_sample_test(
+            scale * x, scale * y, statistic, key=jr.key(0), num_permutations=1000
+        )
+        assert abs(test.p_value - 0.1) < 0.03
+    same = two_sample_test(x, x, statistic, key=jr.key(0))
+    assert same.p_value == 1 or name == "kl"  # that is below zero here
+
+
+def test_a_value_that_is_none_has_no_level():
+    x = jnp.ones((10, 2))  # the logarithm of zero over zero
+    assert jnp.isnan(two_sample_test(x, x, nearest_neighbour_kl, key=jr.key(0)).p_value)
+
+
 def test_bad_input(user_errors):
     x = jnp.ones((10, 2))
     with pytest.raises(ValueError, match="`statistic` must return one real number"):

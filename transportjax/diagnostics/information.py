@@ -130,11 +130,11 @@ def total_correlation(x: ArrayLike, *, key: PRNGKeyArray) -> TotalCorrelation:
     Also called multi-information: KL(p | product of the marginals), zero if and only if
     the coordinates are independent; of two coordinates their mutual information. It is
     the same after any increasing function of each coordinate, so these are made normal
-    by their ranks first. The joint density is that of `gaussianise`, with a share of
-    1 % of independent coordinates; it is fitted on one half of the samples and
-    evaluated on the other, both ways. What the fit does not see is missing: the value
-    is too small rather than too large, most so for densities with edges. The joint
-    entropy is `spacing_entropy(x.T).sum() - value`.
+    by their ranks first, ties in random order. The joint density is that of
+    `gaussianise`, with a share of 1 % of independent coordinates; it is fitted on one
+    half of the samples and evaluated on the other, both ways. What the fit does not see
+    is missing: the value is too small rather than too large, most so for densities with
+    edges. The joint entropy is `spacing_entropy(x.T).sum() - value`.
 
     Args:
         x: samples, (n, d), n > 2 d + 1; several hundreds at least, to see more than
@@ -164,9 +164,9 @@ def total_correlation(x: ArrayLike, *, key: PRNGKeyArray) -> TotalCorrelation:
     """
     x = _checks.as_float("x", x)
     _checks.check_points("x", x)
-    scores = _normal_scores(x.astype(_checks.working_dtype(x.dtype)))
     half = len(x) // 2
-    key_halves, *keys = jr.split(key, 3)
+    key_halves, *keys, key_ties = jr.split(key, 4)
+    scores = _normal_scores(x.astype(_checks.working_dtype(x.dtype)), key_ties)
     scores = jr.permutation(key_halves, scores)
     halves = scores[:half], scores[half : 2 * half]  # an odd one is left out
     gains = []
@@ -182,10 +182,19 @@ def total_correlation(x: ArrayLike, *, key: PRNGKeyArray) -> TotalCorrelation:
 
 
 @jax.jit
-def _normal_scores(x: Array) -> Array:
-    """Each column made normal by its ranks; ties are broken by order."""
-    levels = (ranks(x.T).astype(x.dtype) + 0.5) / len(x)
-    return ndtri(levels).T
+def _normal_scores(x: Array, key: PRNGKeyArray) -> Array:
+    """Each column made normal by its ranks.
+
+    Ties are broken at random, in each column by itself: any order of the rows would
+    make columns with ties dependent on each other, and on what the rows are sorted by.
+    """
+
+    def levels(column: Array, key: PRNGKeyArray) -> Array:
+        order = jr.permutation(key, len(column))
+        return jnp.zeros_like(order).at[order].set(ranks(column[order]))
+
+    found = jax.vmap(levels)(x.T, jr.split(key, x.shape[1]))
+    return ndtri((found.astype(x.dtype) + 0.5) / len(x)).T
 
 
 @eqx.filter_jit

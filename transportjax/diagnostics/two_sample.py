@@ -21,6 +21,7 @@ from .divergences import energy_distance, median_distance, mmd, over_rows
 
 _Statistic = Callable[[Array, Array], Array]
 _BATCH = 2**14  # points of the permuted clouds that are held at once
+_ROUNDINGS = 100.0  # of the largest value, up to which two are equal
 
 
 class TwoSampleTest(NamedTuple):
@@ -30,7 +31,8 @@ class TwoSampleTest(NamedTuple):
         value: the statistic of the two clouds.
         null: what it is after each permutation, that is, of clouds of the same sizes
             that are samples of one law: `value` is noise where it is not above them.
-        p_value: how often a value as large occurs if the laws are equal.
+        p_value: how often a value as large occurs if the laws are equal; NaN if the
+            value is.
     """
 
     value: Float[Array, ""]
@@ -100,8 +102,21 @@ def two_sample_test(
     else:
         _checks.check_loss("statistic", jax.eval_shape(statistic, pair.x, pair.y))
         value, null = _one_by_one(statistic, pair.x, pair.y, key, num_permutations)
-    share = (1 + jnp.sum(null >= value)) / (1 + num_permutations)
-    return TwoSampleTest(value.astype(dtype), null.astype(dtype), share.astype(dtype))
+    p_value = _p_value(value, null)
+    return TwoSampleTest(*(x.astype(dtype) for x in (value, null, p_value)))
+
+
+def _p_value(value: Array, null: Array) -> Array:
+    """The share of divisions, with that of the clouds, of a value as large.
+
+    Divisions of small clouds repeat, and then differ by rounding.
+    """
+    sizes = jnp.abs(jnp.append(null, value))
+    largest = jnp.max(jnp.where(jnp.isfinite(sizes), sizes, 0))
+    rounding = _ROUNDINGS * float(jnp.finfo(value.dtype).eps) * largest
+    is_below = null < value - rounding
+    share = (1 + jnp.sum(~is_below)) / (1 + len(null))
+    return jnp.where(jnp.isnan(value), jnp.nan, share)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
