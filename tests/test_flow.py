@@ -224,9 +224,20 @@ def test_the_law_within_bounds_has_its_mass_there():
     assert bool(jnp.all(jnp.isfinite(log_prob(flow, x))))
 
 
+def test_units_of_columns_may_differ():
+    units = jnp.array([[1e-4, 1.0, 10.0]])
+    x = jr.normal(jr.key(0), (500, 3))
+    x = x.at[:, 0].add(x[:, 1])
+    flow = coupling_flow(jr.key(1), 3, data=x * units, num_layers=1)
+    same = coupling_flow(jr.key(1), 3, data=x, num_layers=1)
+    found, wanted = log_prob(flow, x * units), log_prob(same, x)
+    assert_close(found + jnp.sum(jnp.log(units)), wanted, rtol=1e-4)
+
+
 def test_bad_input_is_named(user_errors):
     key = jr.key(0)
     data = jr.normal(key, (20, 2))
+    flat, line = data * jnp.array([[1.0, 0.0]]), data[:, :1] * jnp.array([[1.0, 1e3]])
     affine = tm.Affine(jnp.eye(2), jnp.zeros(2))
     flow = Flow(affine, 2)
     cases = [
@@ -247,6 +258,8 @@ def test_bad_input_is_named(user_errors):
         (r"`data` must have shape \(n, 3\)", lambda: spline_flow(key, 3, data=data)),
         ("`data` must have more samples", lambda: spline_flow(key, 2, data=data[:2])),
         ("`data` must vary", lambda: spline_flow(key, 2, data=jnp.ones((9, 2)))),
+        ("column 1, counted", lambda: spline_flow(key, 2, data=flat)),
+        ("in every direction", lambda: spline_flow(key, 2, data=line)),
     ]
     for match, call in cases:
         with pytest.raises(ValueError, match=match):

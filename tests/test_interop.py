@@ -225,7 +225,7 @@ class TestFlowjax:
         assert moved.sample(jr.key(4), 3).shape == (3, 2)
 
     def test_errors(self, user_errors, loose):
-        bijections = needs("flowjax").bijections
+        bijections = needs("flowjax.bijections")
         double = tj.Affine(2.0 * jnp.eye(2), jnp.zeros(2))
         with pytest.raises(ValueError, match="`map` must be"):
             to_flowjax(jnp.exp, (2,))
@@ -405,6 +405,10 @@ class TestEstimator:
         ):
             with pytest.raises(ValueError, match=message):
                 FlowEstimator().fit(values)
+        # but for a row without weight
+        moved = np.where(np.arange(20)[:, None] == 0, [[0, 1]], x * [[1, 0]])
+        with pytest.raises(ValueError, match="must vary in every column"):
+            FlowEstimator().fit(moved, sample_weight=np.arange(20) > 0)
         with pytest.raises(ValueError, match="`sample_weight`"):
             FlowEstimator().fit(x, sample_weight=np.ones(3))
         with pytest.raises(ValueError, match="`training` must be an integer"):

@@ -166,6 +166,8 @@ def test_bad_input_is_named(user_errors, x):
         (on_condition, "`conditions` must be finite", {"conditions": c + jnp.inf}),
         (on_condition, "pair", {"conditions": c, "held_out": x}),
         (on_condition, "`held_out` must have 2", {"conditions": c, "held_out": (x,)}),
+        (flow, "`x` must be continuous", {"x": (10 * x).astype(int)}),
+        (flow, "`held_out` must be a share", {"held_out": None}),
         (flow, "`held_out` must be a share", {"held_out": 1.0}),
         (flow, "`held_out` must be a share", {"held_out": -0.1}),
         (flow, "`held_out` must be a share", {"held_out": 1e-6}),

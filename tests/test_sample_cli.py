@@ -147,6 +147,17 @@ def test_no_randomness_but_the_seed(folder):
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_one_stray_does_not_stop_the_fit(seed):
+    """Whether it is among the rows held out, or not."""
+    x = np.random.default_rng(1).normal(size=(40, 2))
+    x[0, 0] = 1e5
+    law = fit_table_law(Table(x), num_steps=2, seed=seed)
+    drawn = sample_table(law, 1000).values
+    assert np.isfinite(drawn).all()
+    assert abs(np.median(drawn[:, 1])) < 0.6
+
+
 def test_foreign_flows(folder, tmp_path, capsys):
     save(tmp_path / "map.tjx", Affine(np.eye(2, dtype="float32"), np.zeros(2, "f4")))
     with pytest.raises(ModelFileError, match="no|not a law"):
@@ -171,6 +182,7 @@ def bad(folder):
     write_table(folder / "renamed.csv", Table(data, ("length", "number", "u", "c")))
     (folder / "nan.csv").write_text("a,b\n1,2\n3,nan\n")
     (folder / "names.csv").write_text("a,b\n")
+    write_table(folder / "huge.csv", Table(data * [1, 1, 1, 1e200], NAMES))
     return folder
 
 
@@ -191,6 +203,7 @@ def bad(folder):
         (3, "names.csv: has a line of names", "names.csv -o o.csv"),
         (3, "few.csv: a fit needs more rows than columns", "few.csv -o o.csv"),
         (3, "constant.csv: the only column is constant", "constant.csv -o o.csv"),
+        (3, "column 4 (cost) has no standard deviation", "huge.csv -o o.csv"),
         (3, "column 5 (sum) is a linear function", "double.csv -o o.csv"),
         (3, "must have the 4 columns", "--flow flow.tjx --score narrow.csv"),
         (3, "column 2 is 'number', not 'count'", "--flow flow.tjx --score renamed.csv"),

@@ -177,7 +177,11 @@ def check_ascending(name: str, x: Array) -> None:
 
 @reads_values
 def check_spread(name: str, shape: tuple[int, ...], cov: Array | np.ndarray) -> None:
-    """Raises unless n samples in d dimensions are enough, and fill the space."""
+    """Raises unless n samples in d dimensions are enough, and fill the space.
+
+    Whether a direction is empty is seen in the columns standardised; their units may
+    differ as far as the dtype allows.
+    """
     n, d = shape
     if n <= d:
         raise ValueError(
@@ -186,12 +190,24 @@ def check_spread(name: str, shape: tuple[int, ...], cov: Array | np.ndarray) -> 
         )
     if not is_concrete(cov):
         return
-    variances = np.linalg.eigvalsh(np.asarray(cov, np.float64))
-    if variances[0] <= least_spread(d, cov.dtype) * variances[-1]:
+    least = least_spread(d, cov.dtype)
+    tiny = max(least**2, least_spread(d, "float64")) ** 0.5
+    cov = np.asarray(cov, np.float64)
+    scale = np.sqrt(np.diagonal(cov))
+    if scale.min() < tiny * scale.max() or not 0 < scale.max() < np.inf:
         raise ValueError(
-            f"`{name}` must vary in every direction; its smallest variance is "
-            f"{variances[0]:.2g}, its largest {variances[-1]:.2g}. Remove columns that "
-            "are constant or that follow from others, or add a little noise."
+            f"`{name}` must vary in every column, in comparable units; the standard "
+            f"deviation of column {np.argmin(scale)}, counted from zero, is "
+            f"{scale.min():.2g}, the largest {scale.max():.2g}. Remove constant "
+            "columns, and standardise the others."
+        )
+    variances = np.linalg.eigvalsh(cov / scale[:, None] / scale)
+    if variances[0] <= least * variances[-1]:
+        raise ValueError(
+            f"`{name}` must vary in every direction; of standardised columns the "
+            f"smallest variance is {variances[0]:.2g}, the largest "
+            f"{variances[-1]:.2g}. Remove columns that follow from others, or add a "
+            "little noise."
         )
 
 

@@ -79,6 +79,14 @@ def check_support(low: Array, high: Array) -> None:
         raise ValueError(f"`low` must be less than `high`; got {low} and {high}.")
 
 
+def check_threshold(name: str, x: Array) -> None:
+    """Raises unless `x` is () or (d,), and not negative."""
+    if x.ndim > 1:
+        raise ValueError(f"`{name}` must have shape () or (d,); got shape {x.shape}.")
+    if is_concrete(x) and not bool(jnp.all(x >= 0)):  # also if it is NaN
+        raise ValueError(f"`{name}` must be at least 0; got {x}.")
+
+
 def check_flow_map(shape: tuple[int, ...], dim: int) -> None:
     """Raises unless the image of an event of length `dim` has the same shape."""
     if shape != (dim,):
@@ -149,7 +157,8 @@ def check_same_structure(name: str, got: Any, wanted: Any) -> None:
 
 def check_share(name: str, share: Any, num_rows: int) -> int:
     """How many of `num_rows` a share in [0, 1) is; raises unless some are left."""
-    number = float(share)
+    is_real = isinstance(share, int | float | np.number | np.ndarray | Array)
+    number = float(share) if is_real else float("nan")
     is_share = 0 <= number < 1
     count = round(number * num_rows) if is_share else 0
     if not is_share or count >= num_rows or (number > 0 and count < 1):

@@ -46,6 +46,18 @@ def check_more_rows(num: int, dim: int) -> None:
         )
 
 
+def check_deviations(
+    columns: Sequence[str], scale: np.ndarray, varies: np.ndarray
+) -> None:
+    """Raises unless all columns that vary have a standard deviation."""
+    bad = np.flatnonzero(varies & ~((scale > 0) & (scale < np.inf)))
+    if len(bad):
+        raise ValueError(
+            f"{column_name(columns, int(bad[0]))} has no standard deviation: squares "
+            "of its numbers are too large or too small. Give them in other units."
+        )
+
+
 def check_independent_columns(
     standard: np.ndarray, columns: Sequence[str], numbers: np.ndarray
 ) -> None:

@@ -11,6 +11,7 @@ from transportjax._checks import (
     check_columns,
     check_columns_of_law,
     check_count,
+    check_deviations,
     check_independent_columns,
     check_more_rows,
     check_num_steps,
@@ -106,8 +107,10 @@ def fit_table_law(
     varies = low < high
     check_columns(table.columns, varies)
     check_more_rows(len(values), int(varies.sum()))
-    centre = np.where(varies, noisy.mean(axis=0), low)
-    scale = np.where(varies, noisy.std(axis=0), 0)
+    with np.errstate(all="ignore"):  # a square may be too large, or too small
+        centre = np.where(varies, noisy.mean(axis=0), low)
+        scale = np.where(varies, noisy.std(axis=0), 0)
+    check_deviations(table.columns, scale, varies)
     standard = (noisy - centre)[:, varies] / scale[varies]
     check_independent_columns(standard, table.columns, np.flatnonzero(varies))
     map, scores = fit_density(

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -66,9 +67,9 @@ def maximum_likelihood(
         in nats, "loss" (one a step) and "held_out" (at the start and after each block).
 
     Raises:
-        ValueError: samples that are not (n, d) with the flow's d, are empty or NaN; bad
-            conditions, weights or held-out samples; a batch larger than the samples
-            left to train on; options out of range.
+        ValueError: samples that are not (n, d) with the flow's d, are empty, NaN or
+            integer; bad conditions, weights or held-out samples; a batch larger than
+            the samples left to train on; options out of range.
 
     Warns:
         RuntimeWarning: a loss, gradient or step that is not finite, for example of a
@@ -96,7 +97,7 @@ def maximum_likelihood(
     if isinstance(held_out, tuple):
         _checks.check_listed("held_out", held_out, 2)
         kept = _samples(flow, "held_out", held_out[0], "held_out[1]", held_out[1])
-    elif jnp.ndim(held_out) > 0:
+    elif np.ndim(held_out) > 0:
         kept = _samples(flow, "held_out", held_out, "held_out[1]", None)
     else:
         data, kept = divide(data, held_out, key)
@@ -121,6 +122,7 @@ def maximum_likelihood(
 
 def _samples(flow: Flow, name: str, x: Any, other: str, conditions: Any) -> dict:
     """Checked samples, and their conditions."""
+    _checks.check_continuous(name, x)
     x = _checks.as_float(name, x)
     x = x.astype(_checks.working_dtype(x.dtype))
     _checks.check_samples_of_flow(name, x, flow.dim)

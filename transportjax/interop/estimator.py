@@ -82,9 +82,9 @@ class FlowEstimator:
             jnp.dtype("float32"),
         )
         masses = np.ones(len(x)) if weights is None else np.asarray(weights, float)
+        _checks.check_varying("X", x[masses > 0])
         mean = np.average(x, axis=0, weights=masses)
         scale = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=masses))
-        _checks.check_varying("X", x)
         seed = _seed(self.random_state)
         map, self.scores_ = fit_density(
             jnp.asarray((x - mean) / scale, "float32"),
