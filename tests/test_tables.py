@@ -10,7 +10,7 @@ VALUES = np.array([[0.1, -2.0, 1e-9], [3.0, 1e300, 1 / 3], [-5.25, 7.0, 12345.67
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt", ".npy", ".npz", ".CSV"])
 def test_what_is_written_is_read(tmp_path, suffix):
     path = tmp_path / f"table{suffix}"
-    columns = ("a", "with, comma", 'and "quotes"')
+    columns = ("# a", "with, comma; and", 'and "quotes"')
     write_table(path, Table(VALUES, columns))
     again = read_table(path)
     np.testing.assert_array_equal(again.values, VALUES)
@@ -42,6 +42,17 @@ def test_texts_of_many_makes(tmp_path, name, text):
     table = read_table(path)
     np.testing.assert_array_equal(table.values, [[1, 2], [3, 4]])
     assert table.columns == ("x", "y")
+
+
+def test_old_ends_of_lines_and_marks_in_names(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"x,y\r1,2\r3,4\r")
+    assert read_table(path).columns == ("x", "y")
+    path.write_text("income (k; net),y\n1,2\n3,4\n")
+    assert read_table(path).columns == ("income (k; net)", "y")
+    path = tmp_path / "a.txt"
+    write_table(path, Table(VALUES, ("", "b", "c")))  # as of a table with row numbers
+    assert read_table(path).columns == ("", "b", "c")
 
 
 def test_names_that_begin_with_digits(tmp_path):
@@ -81,6 +92,8 @@ def test_whole_numbers_are_written_as_such(tmp_path):
         ("x,y\n1,2,3\n1,2,3\n", "line 2: 3 cells, where the first line has 2"),
         ("x,y\n1,NA\n", r"line 2, column 2 \(y\): 'NA' is not a number"),
         ("1,2\0\n", "a.csv: is not a text file"),
+        ("x,y\n1_000,2\n", r"line 2, column 1 \(x\): '1_000' is not a number"),
+        ("x" * 200_000, "a.csv: cannot be read: field larger"),
         ("x,y\n1,'2\n", r"line 2, column 2 \(y\): \"'2\" is not a number"),
     ],
 )

@@ -82,7 +82,10 @@ def read_table(path: str | os.PathLike[str], *, array: str | None = None) -> Tab
         raise TableError(f"{shown}: is empty.")
     if suffix in (".npy", ".npz"):
         return Table(_read_array(shown, data, array))
-    return _read_text(shown, data, suffix)
+    try:
+        return _read_text(shown, data, suffix)
+    except csv.Error as error:  # a cell without end
+        raise TableError(f"{shown}: cannot be read: {error}.") from None
 
 
 def table_suffix(path: str | os.PathLike[str]) -> str:
@@ -143,7 +146,12 @@ def _text(values: np.ndarray, columns: Sequence[str], delimiter: str) -> str:
     out = io.StringIO(newline="")
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
     if columns:
-        writer.writerow(columns)
+        # so that no mark in a name, or no name, is taken for what lies between cells
+        is_plain = all(re.fullmatch('[^\\s;,#"]+', name) for name in columns)
+        quoting = csv.QUOTE_MINIMAL if is_plain else csv.QUOTE_ALL
+        csv.writer(
+            out, delimiter=delimiter, lineterminator="\n", quoting=quoting
+        ).writerow(columns)
     whole = np.all((values == np.round(values)) & (np.abs(values) < 2**53), axis=0)
     entries = [
         column.astype(np.int64).tolist() if as_integers else column.tolist()
@@ -196,14 +204,15 @@ def _read_text(shown: str, data: bytes, suffix: str) -> Table:
         text = data.decode("latin-1")
     if "\0" in text:
         raise TableError(f"{shown}: is not a text file.")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     lines = [
-        (number, line.strip(" \r"))
+        (number, line.strip(" "))
         for number, line in enumerate(text.split("\n"), 1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
     if not lines:
         raise TableError(f"{shown}: holds no numbers.")
-    delimiter = _delimiter(lines[0][1], suffix)
+    delimiter = _delimiter(lines[0][1], lines[-1][1], suffix)
     first = _cells(lines[0][1], delimiter)
     columns = tuple(first) if not any(map(_is_number, first)) else ()
     if columns:
@@ -227,11 +236,15 @@ def _read_text(shown: str, data: bytes, suffix: str) -> Table:
     return Table(values, columns)
 
 
-def _delimiter(line: str, suffix: str) -> str | None:
-    """What lies between the cells; None: any white space."""
+def _delimiter(first: str, last: str, suffix: str) -> str | None:
+    """What lies between the cells; None: any white space.
+
+    In a line of names there may be other marks too.
+    """
     marks = "\t" if suffix == ".tsv" else "\t;,"
-    bare = re.sub('"[^"]*"', "", line)
-    return next((mark for mark in marks if mark in bare), None)
+    bare = re.sub('"[^"]*"', "", first)
+    found = [mark for mark in marks if mark in bare]
+    return next((mark for mark in found if mark in last), found[0] if found else None)
 
 
 def _cells(line: str, delimiter: str | None) -> list[str]:
@@ -242,10 +255,16 @@ def _cells(line: str, delimiter: str | None) -> list[str]:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        _number(text)
     except ValueError:
         return False
     return True
+
+
+def _number(text: str) -> float:
+    if "_" in text:  # Python's own
+        raise ValueError
+    return float(text)
 
 
 def _first_error(
@@ -268,7 +287,7 @@ def _first_error(
             if not cell:
                 return TableError(f"{where}: the cell is empty.")
             try:
-                value = float(cell)
+                value = _number(cell)
             except ValueError:
                 return TableError(f"{where}: {cell[:40]!r} is not a number.")
             if not math.isfinite(value):
