@@ -137,6 +137,17 @@ def test_pictures_of_few_colours():
     assert np.abs(halved.astype(int) - grey // 2).mean() < 2
 
 
+@pytest.mark.parametrize("space", ["rgb", "lab"])
+@pytest.mark.parametrize("saturation", [0.0, 0.02, 0.2])
+def test_greys_and_faded_colours_stay_in_the_cube(pair, saturation, space):
+    source, palette = pair
+    grey = (source @ [0.3, 0.59, 0.11])[..., None]
+    faded = np.round(grey + saturation * (source - grey)).astype(np.uint8)
+    result = colour_transfer(faded, palette, method="l2", space=space)
+    assert np.mean((result == 0) | (result == 255)) < 0.05
+    assert palette_distance(result, palette) < 0.8 * palette_distance(faded, palette)
+
+
 def test_bad_input_is_named(user_errors):
     picture = np.zeros((4, 4, 3), np.uint8)
     for arguments, options, message in (

@@ -28,6 +28,8 @@ NUM_PAIRS = 5000
 
 _LEVELS = np.array([1, 0.5, 0.25], np.float32)  # widths, of the spread of the colours
 _CONTROLS = 5  # along each axis of colours, as published
+_FLOOR, _ROUNDING = 1 / 400, 1e-5  # least variances, of the largest, in a spread
+_LEAST_SPREAD = 0.4  # of the source, of that of the palette, for more than a linear map
 _PAIR_LEVELS = np.array([2, 1, 0.5], np.float32)
 # Published is 3e-4, which lets the spline fold between clusters and raises noise; of
 # pairs, this.
@@ -54,7 +56,9 @@ def fit_l2(
     Both are reduced to clusters, which stand for Gaussian mixtures, and `register`
     brings the moved mixture near the other in L2: from wide Gaussians to narrow ones,
     beginning with the optimal linear map, which turns no colours around. The distance
-    hardly feels colours that have no partner.
+    hardly feels colours that have no partner. Colours of a grey or faded picture, which
+    spread less than 0.4 times as far as those of the palette, get the linear map alone:
+    near a line, they would repel each other more than a cloud around it attracts them.
 
     Args:
         source: colours in the channels of a space, (n, d), d 2 or 3.
@@ -79,6 +83,8 @@ def fit_l2(
     x, y = jnp.asarray(source), jnp.asarray(palette)
     if _is_flat(x) or _is_flat(y):
         return _shift(x, y)
+    if _spread(x, _ROUNDING) < _LEAST_SPREAD * _spread(y, _ROUNDING):
+        return monge_kantorovich_linear(x, y)
     found = [kmeans(z, min(num_clusters, len(z)), key=key) for z in (x, y)]
     (x, p), (y, q) = ((c.centres, _powers(c.weights, weight_power)) for c in found)
     start = monge_kantorovich_linear(x, y, source_weights=p, target_weights=q)
@@ -217,7 +223,7 @@ def _spline(x: Array, y: Array, start: Affine) -> ThinPlateSpline:
     return eqx.tree_at(lambda w: (w.matrix, w.shift), spline, leaves)
 
 
-def _spread(x: Array) -> np.float32:
+def _spread(x: Array, floor: float = _FLOOR) -> np.float32:
     """The geometric mean of the standard deviations along the main axes.
 
     With a floor, for colours in a plane or on a line.
@@ -225,7 +231,7 @@ def _spread(x: Array) -> np.float32:
     centred = np.asarray(x, np.float64)
     centred = centred - centred.mean(axis=0)
     variances = np.linalg.eigvalsh(centred.T @ centred / len(centred))
-    floored = np.maximum(variances, variances[-1] / 400)
+    floored = np.maximum(variances, floor * variances[-1])
     return np.float32(np.exp(np.mean(np.log(floored)) / 2))
 
 
