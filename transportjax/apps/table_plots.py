@@ -11,6 +11,7 @@ _DATA, _SAMPLES = "#4a5a6a", "#d1495b"
 _MOST_PAIRS = 6  # columns that are shown in pairs
 _MOST_OTHERS = 18  # more columns, shown alone
 _LARGEST = 3000  # dots of a panel
+_MOST_BARS = 60  # of whole numbers
 _TAIL = 0.002  # share of the data beyond each end of an axis
 
 
@@ -74,10 +75,11 @@ def _chosen(data: np.ndarray) -> tuple[list[int], list[int]]:
 
 def _distribution(panel: Any, data: np.ndarray, samples: np.ndarray) -> None:
     low, high = _limits(data)
-    whole = np.all(data == np.round(data)) and high - low < 60
+    whole = np.all(data == np.round(data))
     edges = np.linspace(low, high, 41)
-    if whole:
-        edges = np.arange(np.floor(low), np.ceil(high) + 2) - 0.5
+    if whole:  # as many of them in one bar as in another
+        step = -(-(high - low) // _MOST_BARS)
+        edges = np.arange(np.round(low) - 0.5, high + step, step)
     for values, colour, fill in ((data, _DATA, True), (samples, _SAMPLES, False)):
         heights = np.histogram(values, edges)[0] / len(values)
         panel.stairs(
@@ -116,14 +118,14 @@ def _pair(
 def _is_whole(data: np.ndarray) -> np.ndarray:
     """Which columns hold few whole numbers, whose dots would lie on each other."""
     spread = data.max(axis=0) - data.min(axis=0)
-    return np.all(data == np.round(data), axis=0) & (spread < 60)
+    return np.all(data == np.round(data), axis=0) & (spread < _MOST_BARS)
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
     low, high = np.quantile(values, (_TAIL, 1 - _TAIL))
     if low == high:
         low, high = values.min(), values.max()
-    margin = 0.06 * (high - low)
+    margin = 0.5 if _is_whole(values[:, None])[0] else 0.06 * (high - low)
     return float(low - margin), float(high + margin)
 
 

@@ -89,6 +89,7 @@ def plot_negentropy(values: ArrayLike, ax: Any = None) -> Any:
     ax.plot(array.mean(axis=1), "o-", color=_MODEL, markersize=4, label="mean")
     ax.axhline(0, color="0.5", linewidth=0.8)
     ax.set(xlabel="layer", ylabel="marginal negentropy, nats")
+    ax.locator_params(axis="x", integer=True)
     ax.legend(frameon=False)
     return ax
 
@@ -111,6 +112,7 @@ def plot_layers(clouds: ArrayLike, ax: Any = None) -> Any:
     ax = _new_axes() if ax is None else ax
     ax.bar(np.arange(1, len(sizes) + 1), sizes, color=_MODEL)
     ax.set(xlabel="layer", ylabel="root mean square displacement")
+    ax.locator_params(axis="x", integer=True)
     ax.set_title(f"straightness {share:.2f}")
     return ax
 
@@ -144,12 +146,15 @@ def plot_ricci(
     together.plot(coefficients.curvature[:-1], changes, "o", color="0.5")
     for layer, place in enumerate(zip(coefficients.curvature, changes, strict=False)):
         together.annotate(f" {layer + 1}", place)
+    together.locator_params(axis="x", nbins=4)  # numbers of many digits
     together.set(xlabel="curvature before a layer", ylabel="change of distances by it")
     together.set_title(f"correlation {coefficients.overall:.2f}")
     local.bar(places[1:], coefficients.layers, color=_OTHER)
     local.axhline(0, color="0.5", linewidth=0.8)
     local.set(xlabel="layer", ylim=(-1, 1))
     local.set_title("correlation over points")
+    for panel in (by_layer, local):
+        panel.locator_params(axis="x", integer=True)
     return panels
 
 
