@@ -361,7 +361,7 @@ class TestEstimator:
         x = self.samples()
         assert abs(drawn.mean(0) - x.mean(0)).max() < 0.3
         np.testing.assert_allclose(np.cov(drawn.T), np.cov(x.T), rtol=0.2, atol=0.1)
-        one = model.sample(1, random_state=np.random.default_rng(3))
+        one = model.sample(np.int64(1), random_state=np.random.default_rng(3))
         assert one.shape == (1, 2)
         assert (one != model.sample(1)).any()
 

@@ -106,7 +106,9 @@ class FlowEstimator:
         """The mean log-density of the rows, in nats a row."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+    def sample(
+        self, n_samples: int | np.integer = 1, random_state: Any = None
+    ) -> np.ndarray:
         """Rows drawn from the law, (n_samples, d).
 
         Args:
@@ -116,7 +118,7 @@ class FlowEstimator:
         """
         _checks.check_count("n_samples", n_samples)
         key = jr.key(_seed(random_state))
-        rows = draw(self._fitted(), key, n_samples)
+        rows = draw(self._fitted(), key, int(n_samples))
         return np.asarray(rows, np.float64) * self.scale_ + self.mean_
 
     def transform(self, X: Any) -> np.ndarray:
