@@ -16,6 +16,7 @@ from transportjax.apps import (
     shape_distance,
     write_shape,
 )
+from transportjax.apps.shape_plots import registration_figure
 from transportjax.maps import Affine, ModelFileError, save
 
 
@@ -185,6 +186,18 @@ def test_maps_are_kept_and_precise(tmp_path):
             load_shape_map(tmp_path / "other")
 
 
+def test_a_figure_of_shapes_far_apart(tmp_path):
+    """The panel on the right is filled, though the one on the left cannot be."""
+    turn = np.linspace(0.0, 6.28, 200)
+    circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    source, target = Shape(circle), Shape(circle + 1e6)
+    registration_figure(tmp_path / "figure.png", source, target, target)
+    pixels = read_picture(tmp_path / "figure.png").pixels
+    height, width = pixels.shape[:2]
+    inked = (pixels[: height * 9 // 10, width // 2 :] < 250).any(axis=-1)
+    assert np.ptp(np.nonzero(inked)[0]) > height / 2
+
+
 @pytest.mark.parametrize(
     ("code", "words", "arguments"),
     [
@@ -199,6 +212,7 @@ def test_maps_are_kept_and_precise(tmp_path):
         (4, "--force", "curve.csv bent.txt -o text.ply"),
         (4, "input", "curve.csv bent.txt -o bent.txt"),
         (2, "--bending", "curve.csv bent.txt -o o.csv --warp rigid --bending 1"),
+        (3, "must be positive", "curve.csv bent.txt -o o.csv --bandwidths 0"),
         (3, "text.ply", "apply: text.ply curve.csv -o o.csv"),
         (2, "is for pictures", "apply: text.ply curve.csv -o o.csv --regrain"),
     ],

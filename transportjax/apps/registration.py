@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from transportjax._checks import (
+    check_bandwidths,
     check_choice,
     check_count,
     check_same_space,
@@ -193,6 +194,7 @@ def fit_shape_map(
             directions.append(jnp.asarray(shape.normals[drawn], jnp.float32))
     widths = None
     if bandwidths is not None:
+        check_bandwidths("bandwidths", jnp.asarray(bandwidths, jnp.float32))
         widths = np.asarray(bandwidths, np.float32) / np.float32(sizes[1])
     options: dict[str, Any] = {}
     if num_steps is not None:

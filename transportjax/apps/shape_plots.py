@@ -27,7 +27,8 @@ def registration_figure(out: Any, source: Shape, target: Shape, result: Shape) -
     figure = matplotlib.figure.Figure(
         figsize=(11, 5.2 * len(views)), layout="constrained"
     )
-    axes = figure.subplots(len(views), 2, squeeze=False, sharex="row", sharey="row")
+    # axes of their own: before, the shapes may be far apart
+    axes = figure.subplots(len(views), 2, squeeze=False)
     for row, view in zip(axes, views, strict=True):
         for panel, moved, title in zip(
             row, (source, result), ("before", "after"), strict=True
@@ -37,8 +38,9 @@ def registration_figure(out: Any, source: Shape, target: Shape, result: Shape) -
             panel.set_title(title)
             panel.set_aspect("equal")
             panel.set_axis_off()
-    legend = axes[0, 1].legend(loc="upper right", frameon=False)
-    for handle in legend.legend_handles:
+    entries = axes[0, 1].get_legend_handles_labels()
+    legend = figure.legend(*entries, loc="outside lower center", ncols=2, frameon=False)
+    for handle in filter(None, legend.legend_handles):
         handle.set(sizes=[30], alpha=1)
     figure.savefig(out, dpi=110, format="png")
 
