@@ -146,6 +146,7 @@ def test_bad_input_is_named(picture, user_errors):
             edit_palette(picture, edits)
     for more, message in (
         ({"num_colours": 0}, "`num_colours`"),
+        ({"num_colours": 9000}, "`num_colours` must be at most 8192"),
         ({"radius": 0}, "`radius`"),
         ({"strength": 2}, "`strength`"),
         ({"mask": np.ones((3, 3), bool)}, "`mask`"),

@@ -192,10 +192,12 @@ def check_oriented(means: Array, covariances: Array, directions: Array) -> None:
         )
 
 
-def check_num_components(k: int, num: int) -> None:
+def check_num_components(k: int, num: int, name: str = "k") -> None:
     """Raises if more clusters or components are asked for than there are points."""
     if k > num:
-        raise ValueError(f"`k` must be at most {num}, the number of points; got {k}.")
+        raise ValueError(
+            f"`{name}` must be at most {num}, the number of points; got {k}."
+        )
 
 
 def as_num_modes(name: str, value: Any, dim: int) -> tuple[int, ...]:

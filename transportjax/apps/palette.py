@@ -13,6 +13,7 @@ from transportjax._checks import (
     check_colour_picture,
     check_count,
     check_edits,
+    check_num_components,
     check_number,
 )
 from transportjax.maps import Affine, Chain, ThinPlateSpline, thin_plate_fit
@@ -70,6 +71,7 @@ def _clusters(
     pixels: Any, num_colours: int, seed: int, mask: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centres in scaled CIELAB, float64, and shares; the largest first."""
+    check_num_components(num_colours, _SAMPLE_SIZE, "num_colours")
     picture, _ = split_alpha("pixels", pixels)
     check_colour_picture("pixels", picture)
     held = hard_mask("mask", mask, picture)
