@@ -52,6 +52,27 @@ def test_sliced_is_a_permutation_that_nears_the_optimal_one():
     assert ratio(x, y, np.arange(N)) > 1.5  # where they are independent
 
 
+@pytest.mark.parametrize("n", [2, 33, 257])
+@pytest.mark.parametrize("num_steps", [3, 4, 18])
+def test_sliced_pairs_what_it_has_exchanged(key, n, num_steps):
+    x, y = clouds(key, 3, n)
+    partners = np.asarray(sliced_coupling(key, x, y, num_steps=num_steps))
+    np.testing.assert_array_equal(np.sort(partners), np.arange(n))
+    first = np.asarray(sliced_coupling(key, x, y, num_steps=0))
+    cost, before = (costs(x, y)[np.arange(n), p].mean() for p in (partners, first))
+    # after three rounds numbers that went astray would cost more than the line did
+    assert cost < (0.95 * before if n > 2 else before + 1e-6)
+
+
+def test_sliced_in_double_precision_and_under_a_gradient(key, x64):
+    x, y = (v.astype(float) for v in clouds(key))
+    partners = sliced_coupling(key, x, y)
+    assert partners.dtype == jnp.int32
+    assert ratio(x, y, partners) < 1.1
+    slope = jax.grad(lambda x: jnp.sum(x * y[sliced_coupling(key, x, y)]))(x)
+    np.testing.assert_array_equal(slope, y[partners])
+
+
 def test_sliced_helps_in_many_dimensions():
     x, y = clouds(jr.key(2), 16)
     matched = ratio(x, y, sliced_coupling(jr.key(3), x, y, num_steps=100))

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from transportjax import _checks
 from transportjax._sharding import explicit_mesh_guard
@@ -23,6 +24,7 @@ from .distances import squared_distances
 
 _FEW = 8  # coordinates, up to which all rows exchange partners with all
 _BLOCK = 64  # rows that do so in more dimensions
+_REACH = 0.75  # between the places of rows that meet, in roots of their number
 
 
 @explicit_mesh_guard
@@ -36,11 +38,11 @@ def sliced_coupling(
 ) -> Int[Array, " n"]:
     """Partners of the rows of x in y, one to one: by one sort, and by exchanges.
 
-    The order of both clouds along a random line pairs them first, and in strips across
-    it their order along a second one. In each step the rows of x then meet two by two,
-    as in the rounds of a tournament, and exchange partners where that lowers
-    |x_i - y_j|^2 + |x_k - y_l|^2. The cost never rises, and a step takes O(n d), all
-    rows at once, without a matrix of all costs.
+    The order of both clouds along a random line pairs them first. In each step the rows
+    of x then meet two by two, those from even places of that order those from odd ones
+    near by, and exchange partners where that lowers |x_i - y_j|^2 + |x_k - y_l|^2. The
+    cost never rises, and a step takes O(n d), all rows at once, without a matrix of all
+    costs.
 
     In more than eight dimensions lines tell nothing. There the rows meet in blocks of
     64, as they come, whose inner products are computed once, in O(64 n d); a step takes
@@ -51,12 +53,11 @@ def sliced_coupling(
     The partners are whole numbers: nothing here is differentiable.
 
     Args:
-        key: a random key, for the line and for who meets whom.
+        key: a random key, for the line, or in blocks for who meets whom.
         x: noise, (n, d).
         y: data, (n, d).
         num_steps: rounds of exchanges, >= 0. The default has most of the effect on the
-            paths, for little time. After some n of them hardly a pair is left that
-            would gain by an exchange.
+            paths, for little time; more of them gain less and less.
         labels: whole numbers, (n,), one a row of y. The same row of x then stands for
             that label, and gets a partner of the same label; so x stays independent of
             the labels, as it must for a conditional flow: its noise at generation is.
@@ -96,95 +97,91 @@ def sliced_coupling(
 def _sliced(
     key: PRNGKeyArray, x: Array, y: Array, labels: Array | None, num_steps: int
 ) -> Int[Array, " n"]:
-    line_key, round_key = jr.split(key)
-    totals = jr.randint(round_key, (num_steps,), 0, x.shape[0], jnp.int32)
     if x.shape[1] > _FEW:
+        totals = jr.randint(key, (num_steps,), 0, x.shape[0], jnp.int32)
         x_order, partners = _within_blocks(x, y, labels, totals)
     else:
-        x_order, partners = _among_all(line_key, x, y, labels, totals)
+        x_order, partners = _among_all(key, x, y, labels, num_steps)
     return jnp.zeros_like(partners).at[x_order].set(partners, unique_indices=True)
 
 
 def _among_all(
-    key: PRNGKeyArray, x: Array, y: Array, labels: Array | None, totals: Array
+    key: PRNGKeyArray, x: Array, y: Array, labels: Array | None, num_steps: int
 ) -> tuple[Array, Array]:
     """An order of the rows of x, and their partners.
 
-    Coordinates lead: the rows that are met are then a slice of all rows backwards.
+    Rows from even places are the first half of the columns of `pairs`, those from odd
+    ones the second half, which is shifted after each round. The shifts are known when
+    it is compiled: whole slices are copied, and no index is computed.
     """
-    axes = _axes(key, x.shape[1], x.dtype)
-    values = jnp.stack([axes @ x.T, axes @ y.T])
-    x_order, y_order = jax.vmap(lambda v: _order(v, labels))(values)
-    place = jnp.zeros_like(x_order) + jnp.arange(x.shape[0], dtype=x_order.dtype)
-    first, size = 0, x.shape[0]
+    num, dim = x.shape
+    line = jr.normal(key, (dim,), x.dtype)
+    values = jnp.stack([jnp.matmul(v, line, precision="highest") for v in (x, y)])
+    x_order, y_order = _order(values, labels)
+    # The bits of the numbers, not their values, are in the last row.
+    bits = lax.bitcast_convert_type(y_order.astype(f"i{x.dtype.itemsize}"), x.dtype)
+    pairs = jnp.concatenate([x.T[:, x_order], y.T[:, y_order], bits[None, :]])
+    pairs = _halves(pairs, jnp.nan)  # nothing is gained with a column of NaN
     if labels is not None:
-        first, size = _groups(x_order, labels)
-    x, y = x.T[:, x_order], y.T[:, y_order]
+        labels = _halves(labels[x_order], 0)
+    moves = (np.arange(2 * dim + 1) >= dim)[:, None]  # all but the rows of x
 
-    def exchange(carry: tuple[Array, Array], total: Array) -> tuple:
-        points, partners = carry
-        # Rows whose places in their group sum to `total`, modulo its size, meet.
-        other = first + (total - (place - first)) % size
+    def exchange(state: tuple[Array, Any], shift: int) -> tuple[Array, Any]:
+        pairs, labels = state
+        first, second = jnp.split(pairs, 2, axis=1)
+        xs, ys = first[:dim] - second[:dim], first[dim:-1] - second[dim:-1]
+        # Rounded once, for both of a pair: two kernels might decide differently.
+        gain = lax.optimization_barrier(-jnp.sum(xs * ys, axis=0))
+        swap = (gain > 0)[None, :] & moves
+        if labels is not None:
+            even, odd = jnp.split(labels, 2)
+            swap &= (even == odd)[None, :]
+            labels = _shifted(even, odd, shift)
+        first, second = jnp.where(swap, second, first), jnp.where(swap, first, second)
+        # Without this barrier a round would be computed again within the next one.
+        return lax.optimization_barrier((_shifted(first, second, shift), labels))
 
-        def meet(rows: Array) -> Array:
-            return _backwards(rows, total) if labels is None else rows[..., other]
+    # Rows meet 0, -2, 1 and -1 times `far` apart, then `drift` more than that.
+    cycles, rest = divmod(num_steps, 4)
+    far = max(1, round(_REACH * num**0.5))
+    drift = max(1, far // 8) | 1
+    shifts = (-2 * far, 3 * far, -2 * far, far + drift)
 
-        others = meet(points)
-        gain = jnp.sum((x - meet(x)) * (others - points), axis=0)
-        # Both of a pair must agree: the decision of the first of them is taken.
-        swap = jnp.where(place < other, gain, meet(gain)) > 0
-        partners = jnp.where(swap, meet(partners), partners)
-        return (jnp.where(swap, others, points), partners), None
+    def cycle(state: tuple[Array, Any], _: None) -> tuple:
+        for shift in shifts:
+            state = exchange(state, shift)
+        return state, None
 
-    return x_order, lax.scan(exchange, (y, y_order), totals)[0][1]
-
-
-def _backwards(rows: Array, total: Array) -> Array:
-    """For each place i along the last axis of length n, what is at (total - i) % n."""
-    num = rows.shape[-1]
-    twice = jnp.concatenate([rows[..., ::-1]] * 2, axis=-1)
-    return lax.dynamic_slice_in_dim(twice, num - 1 - total, num, axis=-1)
-
-
-def _axes(key: PRNGKeyArray, dim: int, dtype: Any) -> Float[Array, "p d"]:
-    """Two random orthonormal directions; one in one dimension."""
-    first, *more = jr.normal(key, (min(dim, 2), dim), dtype)
-    rows = [first] + [row - (row @ first) / (first @ first) * first for row in more]
-    return jnp.stack([row / jnp.linalg.norm(row) for row in rows])
+    state = lax.scan(cycle, (pairs, labels), None, length=cycles)[0]
+    for shift in shifts[:rest]:
+        state = exchange(state, shift)
+    first, second = jnp.split(state[0][-1], 2)
+    second = jnp.roll(second, cycles * drift + sum(shifts[:rest]))
+    partners = jnp.stack([first, second], axis=1).reshape(-1)[:num]
+    bits = lax.bitcast_convert_type(partners, f"i{x.dtype.itemsize}")
+    return x_order, bits.astype(y_order.dtype)
 
 
-def _order(values: Array, labels: Array | None) -> Int[Array, " n"]:
-    """By label, in strips by the first row of values, and in a strip by the second.
+def _halves(rows: Array, fill: float | int) -> Array:
+    """Even entries of the last axis, then odd ones; as many, by a `fill` at the end."""
+    pad = [(0, 0)] * (rows.ndim - 1) + [(0, rows.shape[-1] % 2)]
+    rows = jnp.pad(rows, pad, constant_values=fill)
+    return jnp.concatenate([rows[..., 0::2], rows[..., 1::2]], axis=-1)
 
-    A group of s has strips of about sqrt(s), or of one if there is one row.
-    """
-    order = argsort(values[0])
-    if labels is not None:
-        order = order[argsort(labels[order])]
-    if len(values) == 1:
-        return order
-    second = values[1, order]
+
+def _shifted(first: Array, second: Array, shift: int) -> Array:
+    """Both in one row, with the entries of the second `shift` places to the left."""
+    shift %= second.shape[-1]
+    parts = [first, second[..., shift:], second[..., :shift]]
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _order(values: Array, labels: Array | None) -> Int[Array, "2 n"]:
+    """By value; by label first, if there are labels."""
+    order = argsort(values)
     if labels is None:
-        num = order.shape[0]
-        width = round(num**0.5)
-        padded = jnp.pad(second, (0, -num % width), constant_values=jnp.inf)
-        inner = argsort(padded.reshape(-1, width))
-        begin = jnp.arange(len(inner), dtype=inner.dtype)[:, None] * width
-        return order[(begin + inner).reshape(-1)[:num]]
-    first, size = _groups(order, labels)
-    width = jnp.round(jnp.sqrt(size.astype(values.dtype))).astype(order.dtype)
-    place = jnp.arange(order.shape[0], dtype=order.dtype)
-    strip = first + (place - first) // width
-    inner = argsort(second)
-    return order[inner[argsort(strip[inner])]]
-
-
-def _groups(order: Array, labels: Array) -> tuple[Array, Array]:
-    """Where the group of rows of one label begins, and its size, for each place."""
-    labels = labels[order]
-    first = jnp.searchsorted(labels, labels).astype(order.dtype)
-    end = jnp.searchsorted(labels, labels, side="right").astype(order.dtype)
-    return first, end - first
+        return order
+    return jnp.take_along_axis(order, argsort(labels[order]), axis=1)
 
 
 def _within_blocks(
@@ -214,19 +211,23 @@ def _within_blocks(
         same = labels[:, :, None] == labels[:, None, :]
         products = jnp.where(same, products, -jnp.inf)
 
+    place = jnp.arange(block, dtype="int32")
+
     def exchange(carry: tuple[Array, Array], total: Array) -> tuple:
         partners, mine = carry
-        total = total % block
-        others = _backwards(partners, total)
-        theirs = jnp.take_along_axis(products, others[..., None], axis=2)[..., 0]
-        # The sums are the same for both of a pair: they agree.
-        after, before = (v + _backwards(v, total) for v in (theirs, mine))
-        swap = after > before
+        # Rows whose places in their block sum to `total`, modulo its size, meet.
+        other = (total - place) % block
+        others = partners[:, other]
+        theirs = jnp.take_along_axis(
+            products, others[..., None], axis=2, mode="promise_in_bounds"
+        )[..., 0]
+        gain = theirs - mine
+        swap = gain + gain[:, other] > 0  # the same sum for both of a pair: they agree
         partners = jnp.where(swap, others, partners)
         return (partners, jnp.where(swap, theirs, mine)), None
 
     start = jnp.zeros_like(x[..., 0], jnp.int32)
-    start = start + jnp.arange(block, dtype="int32")[None, :]
+    start = start + place[None, :]
     own = jnp.einsum("...ii->...i", products)
     partners = lax.scan(exchange, (start, own), totals)[0][0]
     begin = jnp.arange(len(start), dtype="int32")[:, None] * block
