@@ -152,9 +152,14 @@ def _contour(
     return tuple(a.astype(dtype) for a in found)
 
 
-def _bent(rng: np.random.Generator, dtype: str) -> tuple:
-    """A star, and another sample of it, bent smoothly."""
+def _bent(rng: np.random.Generator, dtype: str, *, uneven: float = 0.0) -> tuple:
+    """A star, and another sample of it, bent smoothly.
+
+    Uneven samples crowd at places of their own, to which points alone may slide.
+    """
     t, u = (np.sort(rng.uniform(0, 2 * np.pi, 150)) for _ in range(2))
+    if uneven:
+        t, u = (a + uneven * np.sin(a + rng.uniform(0, 2 * np.pi)) for a in (t, u))
     (x, x_normals), (y, y_normals) = _curve(t, _STAR), _curve(u, _STAR)
     grid = np.asarray(control_grid(np.concatenate([x, y]), 3))
     spline = ThinPlateSpline(
@@ -215,6 +220,7 @@ _PROBLEMS: dict[str, Callable[..., tuple]] = {
     "rigid, star, 200 % stray": functools.partial(_cluttered, 2.0),
     "rigid, shell, one sheet": _shell,
     "spline, star": _bent,
+    "spline, star, uneven samples": functools.partial(_bent, uneven=0.5),
 }
 
 

@@ -1,7 +1,7 @@
 """Registration of shapes: a map that moves one set of points onto another."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,21 @@ from transportjax._sharding import explicit_mesh_guard
 from transportjax.maps import AbstractBijection, AbstractWarp, Rigid, Similarity
 
 from .annealing import anneal
-from .clouds import Cloud, Data, Levels, Options, frame_of
-from .refine import BOTH, NARROW, refine
+from .clouds import Cloud, Data, Levels, Options, frame_of, steadiness
+from .refine import refine
 from .solution import Solution
 
 _LEVELS = 4  # of the default annealing, each of half the bandwidth
 _BENDING = 0.04  # of the default weight of bending, at a bandwidth of one radius
+_ALONE, _AMONG_MANY = 0.5, 0.25  # starts: root of the concentration at one radius
 _COARSEST = 0.25  # bandwidth of its first level, of the radius of the shapes
+
+
+class _Default(NamedTuple):
+    """How to choose concentrations."""
+
+    root: float
+    most: Array
 
 
 @explicit_mesh_guard
@@ -72,11 +80,11 @@ def register(
             / 8, / 16 and / 32, the radius being the root of the mean squared distance
             to the centroid. A warp that bends is then refined by the points, unless
             pairs, an optimiser or another variant are given: the deviation of the
-            target from the moved source, the share of stray points and the map are
-            estimated together by maximum likelihood, from a narrow and, without
-            normals, from a wide deviation, with bending in proportion to the variance;
-            the likelier end is kept. So shapes that agree exactly are met more closely
-            than the last bandwidth allows, and noise is hardly followed.
+            target from the moved source, the concentration of normals, the share of
+            stray points and the map are estimated together by maximum likelihood, from
+            a narrow and from a wide deviation, with bending in proportion to the
+            variance; the likelier end is kept. So shapes that agree exactly are met
+            more closely than the last bandwidth allows, and noise is hardly followed.
         variant: which divergence (see `l2_divergence`). None: "cross" for `Rigid`,
             which cannot shrink a cloud, "l2e" for others.
         bending: weight >= 0 of the bending energy, one number or one a level. The
@@ -92,7 +100,10 @@ def register(
             agree, which keeps sheets apart and surfaces from sliding.
         target_normals: likewise of the target, (m, d).
         concentrations: how much normals count, kappa >= 0 of von Mises-Fisher
-            densities, one number or one a level. None: (radius / (4 bandwidth))^2.
+            densities, one number or one a level. None: (radius / (2 bandwidth))^2, but
+            at most the concentration of the normals of neighbours about each other, so
+            that noisy normals count less; (radius / (4 bandwidth))^2 for several
+            starts.
         symmetric: whether normals have no sign, such as estimated ones.
         source_viewpoint: for a `Rigid` in space, where the scanner of the source stood,
             (3,): it saw that nothing is between it and the points, nor beside them.
@@ -177,7 +188,15 @@ def register(
     bends = isinstance(warp, AbstractWarp)
     if bending is None and not bends:
         bending = 0.0
-    levels = _levels(bandwidths, concentrations, bending, frame_of(first, second).scale)
+    radius = frame_of(first, second).scale
+    one_start, kappas = num_starts == 1, cast(Any, concentrations)
+    if concentrations is None and first.normals is not None and one_start:
+        most = steadiness(first, second, symmetric=bool(symmetric))
+    else:
+        most = jnp.full_like(radius, jnp.inf)
+    if kappas is None:
+        kappas = _Default(_ALONE if one_start else _AMONG_MANY, most)
+    levels = _levels(bandwidths, kappas, bending, radius)
     _checks.check_energy("bending", bending, bends)
     indices, share = None, jnp.zeros((), work)
     if pairs is not None:
@@ -203,9 +222,12 @@ def register(
         map = Similarity(map.turn, map.log_scale + jnp.log(ratio))
     free = (bandwidths, pairs, optimiser)
     if bends and variant == "l2e" and all(given is None for given in free):
-        last = levels.bandwidths[-1], levels.bending[-1]
-        widths = BOTH if source_normals is None else NARROW
-        map, points = refine(first, second, map, *last, jnp.asarray(num_steps), widths)
+        last = jax.tree.map(lambda numbers: numbers[-1], levels)
+        map, points = refine(
+            *(first, second, map, last.bandwidths, last.bending),
+            *(jnp.asarray(num_steps), last.concentrations),
+            symmetric=options.symmetric,
+        )
     return Solution(map, points.astype(dtype), solution.stats)
 
 
@@ -236,8 +258,9 @@ def _levels(
     else:
         widths = _checks.as_float("bandwidths", bandwidths).astype(radius.dtype)
         _checks.check_bandwidths("bandwidths", widths)
-    if concentrations is None:
-        concentrations = (_COARSEST * radius / widths) ** 2
+    if isinstance(concentrations, _Default):
+        values = (concentrations.root * radius / widths) ** 2
+        concentrations = jnp.minimum(values, concentrations.most)
     if bending is None:
         bending = _BENDING * widths / radius
     named = (("concentrations", concentrations), ("bending", bending))
