@@ -24,7 +24,7 @@ from .distances import squared_distances
 
 _FEW = 8  # coordinates, up to which all rows exchange partners with all
 _BLOCK = 64  # rows that do so in more dimensions
-_REACH = 0.75  # between the places of rows that meet, in roots of their number
+_REACH = 0.5  # between the places of rows that meet, in roots of their number
 
 
 @explicit_mesh_guard
