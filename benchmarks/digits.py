@@ -164,7 +164,7 @@ def _images(map: Any, x: jax.Array) -> jax.Array:
 
 
 @eqx.filter_jit
-def _bits_of_layers(first: Any, whiten: Any, scan: Any, x: jax.Array) -> jax.Array:
+def _bits_of_layers(first: Any, scan: Any, x: jax.Array) -> jax.Array:
     def bits(z: jax.Array, log_det: jax.Array) -> jax.Array:
         log_probs = jax.vmap(normal_log_prob)(z) + log_det
         return -jnp.mean(log_probs) / (_DIM * math.log(2))
@@ -174,14 +174,15 @@ def _bits_of_layers(first: Any, whiten: Any, scan: Any, x: jax.Array) -> jax.Arr
         after = moved, carry[1] + more
         return after, bits(*after)
 
-    start, _ = apply(jax.vmap(first.transform_and_log_det)(x), whiten)
+    start = jax.vmap(first.transform_and_log_det)(x)
     return jnp.append(bits(*start)[None], lax.scan(apply, start, scan.layers)[1])
 
 
 def _bits_along(first: Any, maps: tuple, x: jax.Array) -> np.ndarray:
     """Bits per dimension, after whitening and after each layer."""
-    whiten, scan = maps
-    parts = [_bits_of_layers(first, whiten, scan, part) for part in jnp.split(x, 5)]
+    *others, scan = maps
+    start = Chain((first, *others))
+    parts = [_bits_of_layers(start, scan, part) for part in jnp.split(x, 5)]
     return np.mean(np.asarray(parts, np.float64), axis=0)
 
 

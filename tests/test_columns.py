@@ -55,7 +55,7 @@ def test_sharp_columns_are_learned(fitted):
     truth = sharp_log_prob(z).mean()
     gap = truth - mean_log_prob(fitted.map, sharp(z))
     plain: Any = gaussianise(x, key=jr.key(1), num_steps=40, columns=False)
-    assert len(plain.map) == 2
+    assert len(plain.map) == 3
     assert -0.03 < gap < 0.4
     assert gap < 0.3 * (truth - mean_log_prob(plain.map, sharp(z)))
 
@@ -109,12 +109,12 @@ def test_when_columns_come_first():
         solution: Any = gaussianise(x, key=jr.key(0), num_steps=1, **options)
         return len(solution.map)
 
-    assert num_maps(x) == 4
-    assert num_maps(x, held_out=0) == 2
-    assert num_maps(x, held_out=0, columns=True) == 4
-    assert num_maps(x[:, :3]) == 2
-    assert num_maps(x[:, :3], columns=True) == 4
-    assert num_maps(x, columns=False) == 2
+    assert num_maps(x) == 5
+    assert num_maps(x, held_out=0) == 3
+    assert num_maps(x, held_out=0, columns=True) == 5
+    assert num_maps(x[:, :3]) == 3
+    assert num_maps(x[:, :3], columns=True) == 5
+    assert num_maps(x, columns=False) == 3
 
 
 def test_weights_and_units():
@@ -162,12 +162,12 @@ def test_a_flow_is_trained_behind_the_columns():
         key=jr.key(1),
         held_out=held,
         num_steps=100,
-        block=50,
+        block=25,
         progress=lambda *news: seen.append(news),
     )
     for flow, _, loss in (seen[0], seen[-1]):
         assert -mean_log_prob(flow.map, held) == pytest.approx(loss, abs=1e-3)
-    assert float(result.stats["held_out"][-1]) < float(result.stats["held_out"][0])
+    assert result.state.best_loss < result.stats["held_out"][0] - 0.01
     # a flow of one's own sees the samples as they are
     own = spline_flow(jr.key(2), DIM, data=x, num_layers=2, width=8, depth=1)
     result = fit_flow(x, key=jr.key(1), flow=own, held_out=held, num_steps=1, block=1)

@@ -63,7 +63,7 @@ def test_few_samples_keep_the_fit():
     run = {"key": jr.key(1), "flow": small(x), "held_out": 0.25}
     first, second = (fit_flow(x, **run, num_steps=20, block=10) for _ in range(2))
     assert first.stats["fitted"] < jnp.min(first.stats["held_out"])
-    assert isinstance(first.model.map.maps[1].layers, tm.SlicedMap)
+    assert isinstance(first.model.map.maps[-1].layers, tm.SlicedMap)
     for a, b in zip(*map(jax.tree.leaves, (first.model, second.model)), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -99,9 +99,41 @@ def test_the_average_has_the_stated_weights(x64):
             assert_close(pair.average, path[1])  # the start has no weight
     assert float(pair.flow[0]) > 0
     s = np.arange(1.0, 31.0)
-    weights = s * (s + 1) * (s + 2)  # about the power three
+    weights = np.prod([s + i for i in range(10)], axis=0)  # about the power ten
     expected = weights @ np.concatenate(path[1:]) / np.sum(weights)
     assert_close(pair.average[0], expected, 1e-6)
+
+
+@pytest.mark.parametrize(("noise", "shrinks"), [(100, True), (1, False)])
+def test_the_steps_shrink_where_the_average_is_better(x64, noise, shrinks):
+    """In a quadratic valley, with noise: by how much it is better is known there."""
+    optimiser, rng = fit._averaging(), np.random.default_rng(0)
+    pair = fit._Averaged(jnp.zeros(8), jnp.zeros(8))
+    state = optimiser.init(pair)
+
+    @jax.jit
+    def step(pair, state, error):
+        slope = 200 * pair.flow + error
+        slopes = fit._Averaged(slope, slope)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimiser.update(slopes, state, pair)
+        return eqx.apply_updates(pair, updates), state
+
+    better, seen, moves = [], [], []
+    for _ in range(3000):
+        lost = 100 * (jnp.sum(pair.flow**2) - jnp.sum(pair.average**2))
+        before = pair.flow
+        pair, state = step(pair, state, noise * rng.normal(size=8))
+        better.append(float(lost))
+        seen.append(float(state.gap))
+        moves.append(float(jnp.sqrt(jnp.mean((pair.flow - before) ** 2))))
+    late, early = np.mean(moves[-500:]), np.mean(moves[100:300])
+    if shrinks:
+        assert late < 0.7 * early
+        assert np.mean(better[-500:]) < 1.5 * fit._GAP < np.mean(better[100:300])
+    else:
+        assert float(state.log_rate) == 0
+        assert np.mean(seen[1000:]) == pytest.approx(np.mean(better[1000:]), rel=0.2)
 
 
 def test_only_leaves_that_may_move_are_averaged():

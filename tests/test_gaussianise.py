@@ -131,7 +131,7 @@ def test_the_number_of_steps_is_that_of_the_best_held_out_likelihood(fitted):
     x, others = ring_cloud(jr.key(0), 1500, 2), ring_cloud(jr.key(3), 500, 2)
     solution = gaussianise(x, held_out=others, key=jr.key(1), patience=10)
     trace = np.asarray(solution.stats["held_out"])
-    count = len(solution.map.maps[1])
+    count = len(solution.map.maps[-1])
     assert 10 < count == trace.argmin() == len(trace) - 1 - 10
     assert solution.stats["cost"].shape == (count,)
     assert_close(-_log_density(solution, others).mean(), trace[count], rtol=1e-4)
@@ -152,7 +152,7 @@ def test_few_samples_are_not_overfitted_and_vmap_fits_several_sets():
         gaussian = _normal_log_density(fresh, *moments).mean()
         assert float(_log_density(solution, fresh).mean()) > gaussian + 0.1
         # under vmap the number of layers is static: the surplus is the identity
-        layers = solution.map.maps[1]
+        layers = solution.map.maps[-1]
         assert_close(forward(solution.map, x)[0], solution.points, atol=5e-3)
         cost = np.asarray(solution.stats["cost"])
         count = int(np.isfinite(cost).sum())

@@ -140,7 +140,7 @@ class TestFlowjax:
             after, losses = fit_to_data(
                 key, before, x, max_epochs=2, batch_size=50, show_progress=False
             )
-        start, end = (d.bijection.map.map.maps[1].layers for d in (before, after))
+        start, end = (d.bijection.map.map.maps[-1].layers for d in (before, after))
         moved = start.marginals.log_heights - end.marginals.log_heights
         assert float(abs(moved).max()) > 0
         np.testing.assert_array_equal(start.directions.tree, end.directions.tree)

@@ -125,6 +125,7 @@ MAKERS = {
     "Householder": (lambda key: tm.Householder.create(key, 3, num=2), (3,)),
     "Cayley": (lambda key: tm.Cayley(jnp.eye(3)[::-1], jr.normal(key, (3,))), (3,)),
     "support": (_support, (3,)),
+    "tails": (lambda key: tm.LogTails(jnp.array([0.0, 1.0, 50.0])), (3,)),
     "affine coupling": (_coupling, (3,)),
     "conditional coupling": (
         lambda key: _coupling(key, num_conditions=2, split=0, depth=1),

@@ -52,8 +52,8 @@ from .flows import (
     check_skew as check_skew,
     check_split as check_split,
     check_support as check_support,
-    check_threshold as check_threshold,
     check_takes_condition as check_takes_condition,
+    check_threshold as check_threshold,
     check_time as check_time,
     check_velocities as check_velocities,
 )

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from transportjax.flows import Flow, maximum_likelihood
 from transportjax.flows.flow import normal_log_prob
-from transportjax.maps import Affine, Chain, Scan
+from transportjax.maps import Chain, Scan
 from transportjax.sliced import IndependentDirections, PatchDirections
 from transportjax.solvers import gaussianise
 
@@ -39,12 +39,12 @@ def fit_flow_of_pictures(
         held_out=0.0,
     )
     fitted: Any = solution.map
-    whiten, scan = fitted.maps
-    parts = [_along(whiten, scan, jnp.asarray(part)) for part in blocks(held)]
+    *first, scan = fitted.maps
+    parts = [_along(Chain(first), scan, jnp.asarray(part)) for part in blocks(held)]
     along = np.concatenate(parts, axis=1)[:, : len(held)].mean(axis=1)
     best = int(np.argmax(along))
     scores = {"a normal law": float(along[0]), "the flow": float(along[best])}
-    return Chain((whiten, scan[:best])), scores
+    return Chain((*first, scan[:best])), scores
 
 
 def trained_flow(
@@ -105,17 +105,17 @@ def scores(fitted: Any, z: np.ndarray) -> np.ndarray:
 
 
 @eqx.filter_jit
-def _along(whiten: Affine, scan: Scan, z: Float[Array, "n d"]) -> Float[Array, "l n"]:
-    """The log-likelihoods after the whitening and after each layer."""
+def _along(first: Chain, scan: Scan, z: Float[Array, "n d"]) -> Float[Array, "l n"]:
+    """The log-likelihoods after the first maps and after each layer."""
 
     def apply(carry: tuple, layer: Any) -> tuple:
         moved, more = jax.vmap(layer.transform_and_log_det)(carry[0])
         log_dets = carry[1] + more
         return (moved, log_dets), jax.vmap(normal_log_prob)(moved) + log_dets
 
-    start, first = apply((z, jnp.zeros(len(z))), whiten)
+    start, begin = apply((z, jnp.zeros(len(z))), first)
     others = lax.scan(apply, start, scan.layers)[1]
-    return jnp.concatenate([first[None], others])
+    return jnp.concatenate([begin[None], others])
 
 
 def blocks(rows: np.ndarray) -> list[np.ndarray]:

@@ -27,6 +27,7 @@ from transportjax.maps import (
     SlicedMap,
     SplineCoupling,
 )
+from transportjax.solvers.gaussian_steps import log_tails
 from transportjax.solvers.gaussianise import whitening
 
 from .flow import Flow
@@ -71,7 +72,8 @@ def coupling_flow(
 
     Returns:
         The flow; with `data` the Gaussian law with their mean and covariance, or their
-        variances alone, otherwise N(0, I), under every condition.
+        variances alone, up to four deviations, and with heavier tails beyond
+        (`LogTails`); otherwise N(0, I), under every condition.
 
     Raises:
         ValueError: sizes out of range; data that cannot be whitened.
@@ -132,14 +134,14 @@ def spline_flow(
             first two layers start in the axes of the first layer, each further pair
             in random ones.
         num_bins: bins of each spline, at least 2.
-        interval: the splines act in [-interval, interval] of what it gives; beyond it
-            the tails stay Gaussian.
+        interval: the splines act in [-interval, interval] of what it gives.
         width: of the hidden layers of the networks.
         depth: number of their hidden layers.
 
     Returns:
         The flow; with `data` the Gaussian law with their mean and covariance, or their
-        variances alone, otherwise N(0, I), under every condition.
+        variances alone, up to four deviations, and with heavier tails beyond
+        (`LogTails`); otherwise N(0, I), under every condition.
 
     Raises:
         ValueError: sizes out of range; data that cannot be whitened.
@@ -197,7 +199,8 @@ def gaussianisation_flow(
 
     Returns:
         The flow; with `data` the Gaussian law with their mean and covariance, or their
-        variances alone, otherwise N(0, I).
+        variances alone, up to four deviations, and with heavier tails beyond
+        (`LogTails`); otherwise N(0, I).
 
     Raises:
         ValueError: sizes out of range; data that cannot be whitened.
@@ -297,7 +300,7 @@ def _stack(
     layer: Callable[..., Chain],
     **options: Any,
 ) -> Flow:
-    """A first layer by the data and a stack of layers, in the dtype of the data."""
+    """First layers by the data and a stack of layers, in the dtype of the data."""
     _checks.check_count("dim", dim)
     _checks.check_count("num_layers", num_layers)
     every = tuple({"dim": dim, **options}.items())
@@ -310,7 +313,8 @@ def _stack(
     data = _checks.as_float("data", data)
     data = data.astype(_checks.working_dtype(data.dtype))
     _checks.check_samples_of_flow("data", data, dim)
-    return Flow(Chain((_first_layer(data), layers)).astype(data.dtype), dim)
+    first = (_first_layer(data), log_tails(dim, data.dtype))
+    return Flow(Chain((*first, layers)).astype(data.dtype), dim)
 
 
 @explicit_mesh_guard

@@ -111,8 +111,8 @@ def _among_all(
     """An order of the rows of x, and their partners.
 
     Rows from even places are the first half of the columns of `pairs`, those from odd
-    ones the second half, which is shifted after each round. The shifts are known when
-    it is compiled: whole slices are copied, and no index is computed.
+    ones the second half, which is shifted after each round. Without labels the shifts
+    are known when it is compiled: whole slices are copied, and no index is computed.
     """
     num, dim = x.shape
     line = jr.normal(key, (dim,), x.dtype)
@@ -122,11 +122,14 @@ def _among_all(
     bits = lax.bitcast_convert_type(y_order.astype(f"i{x.dtype.itemsize}"), x.dtype)
     pairs = jnp.concatenate([x.T[:, x_order], y.T[:, y_order], bits[None, :]])
     pairs = _halves(pairs, jnp.nan)  # nothing is gained with a column of NaN
+    far: Any = max(1, round(_REACH * num**0.5))
     if labels is not None:
-        labels = _halves(labels[x_order], 0)
+        labels = labels[x_order]
+        far = _reach_in_groups(labels, x.dtype)
+        labels = _halves(labels, 0)
     moves = (np.arange(2 * dim + 1) >= dim)[:, None]  # all but the rows of x
 
-    def exchange(state: tuple[Array, Any], shift: int) -> tuple[Array, Any]:
+    def exchange(state: tuple[Array, Any], shift: Any) -> tuple[Array, Any]:
         pairs, labels = state
         first, second = jnp.split(pairs, 2, axis=1)
         xs, ys = first[:dim] - second[:dim], first[dim:-1] - second[dim:-1]
@@ -143,8 +146,7 @@ def _among_all(
 
     # Rows meet 0, -2, 1 and -1 times `far` apart, then `drift` more than that.
     cycles, rest = divmod(num_steps, 4)
-    far = max(1, round(_REACH * num**0.5))
-    drift = max(1, far // 8) | 1
+    drift = far // 8 | 1
     shifts = (-2 * far, 3 * far, -2 * far, far + drift)
 
     def cycle(state: tuple[Array, Any], _: None) -> tuple:
@@ -169,11 +171,16 @@ def _halves(rows: Array, fill: float | int) -> Array:
     return jnp.concatenate([rows[..., 0::2], rows[..., 1::2]], axis=-1)
 
 
-def _shifted(first: Array, second: Array, shift: int) -> Array:
+def _shifted(first: Array, second: Array, shift: int | Array) -> Array:
     """Both in one row, with the entries of the second `shift` places to the left."""
-    shift %= second.shape[-1]
-    parts = [first, second[..., shift:], second[..., :shift]]
-    return jnp.concatenate(parts, axis=-1)
+    return jnp.concatenate([first, jnp.roll(second, -shift, axis=-1)], axis=-1)
+
+
+def _reach_in_groups(labels: Int[Array, " n"], dtype: Any) -> Int[Array, ""]:
+    """How far apart rows meet, from the mean size of groups of the same label."""
+    num_groups = 1 + jnp.sum((labels[1:] != labels[:-1]).astype(dtype))
+    far = jnp.round(_REACH * jnp.sqrt(labels.shape[0] / num_groups))
+    return jnp.maximum(far, 1).astype("int32")
 
 
 def _order(values: Array, labels: Array | None) -> Int[Array, "2 n"]:

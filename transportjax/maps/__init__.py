@@ -35,6 +35,7 @@ from .sliced import SlicedMap as SlicedMap
 from .sliced_step import SlicedStep as SlicedStep
 from .spline import RationalQuadraticSpline as RationalQuadraticSpline
 from .supports import SupportMap as SupportMap
+from .tails import LogTails as LogTails
 from .thin_plate import (
     ThinPlateSpline as ThinPlateSpline,
     thin_plate_fit as thin_plate_fit,

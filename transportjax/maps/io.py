@@ -33,6 +33,7 @@ from .sliced import SlicedMap
 from .sliced_step import SlicedStep
 from .spline import RationalQuadraticSpline
 from .supports import SupportMap
+from .tails import LogTails
 from .thin_plate import ThinPlateSpline
 
 # The classes that a file may hold. A new map that can be saved gets its line here; a
@@ -48,6 +49,7 @@ _CLASSES: dict[str, type[eqx.Module]] = {
     "GaussianWarp": GaussianWarp,
     "Householder": Householder,
     "Invert": Invert,
+    "LogTails": LogTails,
     "MonotoneGrid": MonotoneGrid,
     "MonotoneLinear": MonotoneLinear,
     "Permutation": Permutation,

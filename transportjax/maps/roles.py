@@ -13,12 +13,14 @@ from transportjax import _checks
 from .rotations import Cayley
 from .sliced import SlicedMap
 from .supports import SupportMap
+from .tails import LogTails
 
 T = TypeVar("T")
 
 # What training must leave alone: rows that must stay orthonormal, bounds of the data.
 _CONSTANTS: dict[type[eqx.Module], tuple[str, ...]] = {
     Cayley: ("base",),
+    LogTails: ("threshold",),
     SlicedMap: ("directions",),
     SupportMap: ("low", "high"),
 }
@@ -73,8 +75,8 @@ def trainable_leaves(model: T) -> T:
 
     True for floating-point arrays, but for those that a map needs as they are: the
     directions of `SlicedMap`, which must stay orthonormal, the base of `Cayley`, the
-    bounds of `SupportMap`, and conditions. `minimise` and `maximum_likelihood` train
-    what is True. In a loop of your own:
+    bounds of `SupportMap`, the threshold of `LogTails`, and conditions. `minimise` and
+    `maximum_likelihood` train what is True. In a loop of your own:
 
         moved, fixed = eqx.partition(model, trainable_leaves(model))
 

@@ -12,7 +12,7 @@ from transportjax._checks import is_concrete, least_spread
 from transportjax.maps import AbstractBijection, Affine, SlicedMap
 from transportjax.maps.affine import moments
 
-from .gaussian_steps import normal_loss
+from .gaussian_steps import log_tails, normal_loss
 from .normal_splines import apply_splines, fit_normal_splines, no_knots, spline_maps
 
 _BANDWIDTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # in units of Scott's rule
@@ -137,11 +137,19 @@ def loss_when_normal(
     fitted: Float[Array, " n"],
     judged: Float[Array, " n"],
 ) -> Float[Array, ""]:
-    """The loss of judged samples under the normal law of the others; NaN if flat."""
+    """The loss of judged samples under the normal law of the others; NaN if flat.
+
+    Far out it is that of `LogTails` behind the whitening.
+    """
     mean, cov = moments(z.T, fitted)
     values, vectors = jnp.linalg.eigh(cov)
     white = jnp.matmul(vectors.T, z - mean[:, None], precision="highest")
     white = white / jnp.sqrt(values)[:, None]
-    loss = normal_loss(white, log_dets - jnp.sum(jnp.log(values)) / 2, judged)
+    white = jnp.matmul(vectors, white, precision="highest")
+    tails = log_tails(len(z), z.dtype)
+    in_lanes = jax.vmap(tails.transform_and_log_det, in_axes=1, out_axes=(1, 0))
+    drawn, tail_log_dets = in_lanes(white)
+    log_dets = log_dets + tail_log_dets - jnp.sum(jnp.log(values)) / 2
+    loss = normal_loss(drawn, log_dets, judged)
     is_flat = values[0] < 4 * least_spread(len(z), z.dtype) * values[-1]
     return jnp.where(is_flat, jnp.nan, loss)

@@ -12,10 +12,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from transportjax.maps import Affine, SlicedMap
+from transportjax.maps import AbstractBijection, LogTails, SlicedMap
 from transportjax.sliced import AbstractDirections
 
 from .normal_splines import apply_splines, fit_normal_splines, no_knots, spline_maps
+
+_FAR = 4.0  # deviations, beyond which whitened coordinates are drawn in
 
 
 class Masses(NamedTuple):
@@ -71,7 +73,7 @@ class Run(NamedTuple):
 @eqx.filter_jit
 def fit(
     source: Float[Array, "n d"],
-    whiten: Affine,
+    whiten: AbstractBijection,
     masses: Masses,
     key: PRNGKeyArray,
     options: Options,
@@ -175,3 +177,8 @@ def normal_loss(
     size = jnp.sum(points**2, axis=0) + len(points) * math.log(2 * math.pi)
     shares = masses / jnp.sum(masses)
     return jnp.dot(shares, size / 2 - log_dets, precision="highest")
+
+
+def log_tails(dim: int, dtype: Any) -> LogTails:
+    """What follows a whitening."""
+    return LogTails(np.full(dim, _FAR, dtype))

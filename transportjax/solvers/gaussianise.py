@@ -43,7 +43,7 @@ from transportjax.sliced import (
 from transportjax.sliced.greedy import greedy_rotation
 
 from .columns import Choice, choose_columns, fit_columns
-from .gaussian_steps import Masses, Options, fit
+from .gaussian_steps import Masses, Options, fit, log_tails
 from .solution import Solution
 
 _MOST_GREEDY = 3  # dimensions of the greedy sequence of rotations
@@ -79,6 +79,10 @@ def gaussianise(
     likely. Where they were a share of the source, the fit is then repeated with all of
     it and that number of steps; no sample is lost.
 
+    Beyond four deviations the whitened coordinates are drawn in by a logarithm
+    (`LogTails`): the density of what lies further out than the samples falls off like
+    that of a log-normal law, and single outliers do not decide a likelihood.
+
     In a table each column has a law of its own, and steps that smooth all projections
     alike blur the sharp ones. So each column can be made normal by itself first, with
     the bandwidth, out of six, under which a fifth of its numbers is likeliest by the
@@ -113,14 +117,14 @@ def gaussianise(
             then likelier under a normal law, before any step.
 
     Returns:
-        A `Solution`: the map is a `Chain` of the whitening and a `Scan` of `SlicedMap`s
-        of splines, as many as were best; before them, where columns are made normal
-        first, a scaling and one more `SlicedMap`. stats["cost"], one a step of the map,
-        is the mean squared displacement to a normal law along its axes, before it.
-        stats["held_out"] is the mean negative log-likelihood of the held-out samples,
-        in nats, after each step of the search and, first, before it; empty without
-        them. Under `jit` and `vmap` sizes cannot depend on values: then there are
-        `num_steps` layers and entries, the surplus being identities and NaN.
+        A `Solution`: the map is a `Chain` of the whitening, `LogTails`, and a `Scan` of
+        `SlicedMap`s of splines, as many as were best; before them, where columns are
+        made normal first, a scaling and one more `SlicedMap`. stats["cost"], one a step
+        of the map, is the mean squared displacement to a normal law along its axes,
+        before it. stats["held_out"] is the mean negative log-likelihood of the
+        held-out samples, in nats, after each step of the search and, first, before it;
+        empty without them. Under `jit` and `vmap` sizes cannot depend on values: then
+        there are `num_steps` layers and entries, the surplus being identities and NaN.
 
     Raises:
         ValueError: samples that are not (n, d), are empty, too few, integer or NaN, lie
@@ -153,7 +157,7 @@ def gaussianise(
     is_default = directions is None
     if directions is None:
         directions = _default_directions(source.shape[1], num_steps)
-    whiten = whitening("source", source, weights)
+    whiten = robust_whitening("source", source, weights)
     points, masses = _divide(source, weights, held_out, key)
     options = Options(
         directions,
@@ -184,7 +188,7 @@ def gaussianise(
     if masses.judged is not None and is_concrete(held):
         held = _first(held, int(search.done) + 1)
     stats = {"cost": cost, "held_out": held}
-    map = Chain((*start.maps, start.whiten, Scan(layers)))
+    map = Chain((*start.maps, *start.whiten.maps, Scan(layers)))
     return Solution(map, run.points.astype(dtype), stats)
 
 
@@ -192,7 +196,7 @@ def column_maps(map: AbstractBijection) -> tuple[AbstractBijection, ...]:
     """The maps that make columns normal, in a map by `gaussianise`: none or two."""
     if not isinstance(map, Chain):
         return ()
-    first = map.maps[:-2]
+    first = map.maps[:-3]
     kinds = tuple(type(layer) for layer in first)
     return first if kinds == (Affine, SlicedMap) else ()
 
@@ -203,7 +207,7 @@ class _Start(NamedTuple):
     maps: tuple[AbstractBijection, ...]
     points: Float[Array, "n d"]
     log_dets: Float[Array, " n"]
-    whiten: Affine
+    whiten: Chain
 
 
 def _choose(
@@ -229,7 +233,7 @@ def _with_columns(
     num: int,
 ) -> _Start:
     columns = fit_columns(points, fitted, choice)
-    return _Start(*columns, whitening("source", columns.points[:num], weights))
+    return _Start(*columns, robust_whitening("source", columns.points[:num], weights))
 
 
 def _first(tree: Any, count: int) -> Any:
@@ -258,6 +262,14 @@ def _greedy_cycles(num: int, dim: int) -> np.ndarray:
         q, r = np.linalg.qr(rng.normal(size=(dim, dim)))
         turns.append(q * np.sign(np.diag(r)))
     return np.concatenate([first @ turn for turn in turns])[:num]
+
+
+def robust_whitening(
+    name: str, source: Float[Array, "n d"], weights: Float[Array, " n"] | None
+) -> Chain:
+    """Whitening, and what lies far out drawn in; errors tell the name."""
+    whiten = whitening(name, source, weights)
+    return Chain((whiten, log_tails(source.shape[1], source.dtype)))
 
 
 def whitening(
