@@ -38,6 +38,7 @@ from jax import lax
 
 from transportjax.flows import Flow, maximum_likelihood
 from transportjax.flows.flow import normal_log_prob
+from transportjax.maps import Chain
 from transportjax.sliced import (
     IndependentDirections,
     OrthonormalDirections,

@@ -48,6 +48,7 @@ class _State(NamedTuple):
     done: Int[Array, ""]
     best_loss: Float[Array, ""]
     best_step: Int[Array, ""]
+    best_points: Float[Array, "d n"]
 
 
 class _Trace(NamedTuple):
@@ -60,9 +61,10 @@ class _Trace(NamedTuple):
 
 
 class Run(NamedTuple):
-    """The points at the end, and the layers that brought them there."""
+    """The points at the end and after the best step, and the layers of all steps."""
 
     points: Float[Array, "n d"]
+    best_points: Float[Array, "n d"]
     layers: SlicedMap
     costs: Float[Array, " l"]
     losses: Float[Array, " l+1"]
@@ -112,7 +114,10 @@ def fit(
         better, done = loss < state.best_loss, state.done + 1
         best_loss = jnp.where(better, loss, state.best_loss)
         best_step = jnp.where(better, done, state.best_step)
-        state = _State(points, log_dets, strategy, done, best_loss, best_step)
+        best_points = jnp.where(better, points, state.best_points)
+        state = _State(
+            points, log_dets, strategy, done, best_loss, best_step, best_points
+        )
         return state, trace
 
     def draw(state: _State) -> tuple[Float[Array, "p d"], Any]:
@@ -129,13 +134,14 @@ def fit(
 
     loss = normal_loss(points, log_dets, masses.judged)
     zero = jnp.int32(0)
-    state = _State(points, log_dets, strategy, zero, loss, zero)
+    state = _State(points, log_dets, strategy, zero, loss, zero, points)
     shape = jax.eval_shape(draw, state)[0].shape
     trace = _no_steps(points, shape, options)
     # not a scan: it ends when nothing gets better
     state, trace = lax.while_loop(goes_on, step, (state, trace))
     return Run(
         state.points.T[: options.num_points],
+        state.best_points.T[: options.num_points],
         jax.vmap(SlicedMap)(trace.axes, spline_maps(trace.knots)),
         trace.costs,
         jnp.concatenate([loss[None], trace.losses]),

@@ -171,6 +171,7 @@ def gaussianise(
     choice = _choose(points, masses, columns, is_default)
     every, held = jnp.asarray(num_steps, "int32"), jnp.zeros(0, source.dtype)
     limit, few = every, jnp.asarray(patience, "int32")
+    run = None
     if masses.judged is not None:
         if choice is not None:
             start = _with_columns(points, masses.fitted, choice, weights, len(source))
@@ -178,10 +179,14 @@ def gaussianise(
         limit = search.best_step
         shares = masses.judged / jnp.sum(masses.judged)
         held = search.losses - jnp.dot(shares, start.log_dets, precision="highest")
+        if jnp.ndim(held_out) > 0 and is_concrete(limit):
+            # nothing was held out of the source: the search is the fit
+            run = search._replace(points=search.best_points)
         masses = masses._replace(fitted=masses.every)
-    if choice is not None:
-        start = _with_columns(points, masses.fitted, choice, weights, len(source))
-    run = fit(start.points, start.whiten, masses, key, options, limit, every)
+    if run is None:
+        if choice is not None:
+            start = _with_columns(points, masses.fitted, choice, weights, len(source))
+        run = fit(start.points, start.whiten, masses, key, options, limit, every)
     layers, cost = run.layers, run.costs
     if is_concrete(limit):
         layers, cost = _first((layers, cost), int(limit))
