@@ -1,12 +1,14 @@
-"""Training coupling flows by maximum likelihood, next to flowjax.
+"""Training coupling flows by maximum likelihood, next to flowjax and zuko.
 
 Steps of Adam on batches of 1024, for flows of 8 couplings with networks of two hidden
-layers of width 64; splines have 8 bins. A row is 20 steps. Both are one compiled loop
-of steps; "one by one" is a compiled step called from Python, and "own loop" is
-`maximum_likelihood` and flowjax's `fit_to_data`, with held-out data, one batch of them
-judged at the end. flowjax's networks have ReLU by default; "SiLU" has the networks
-that ours have. The quality is the loss of the last step, in nats, of data that are
-N(0, I): it tells that all of them train. Parameters are counted and printed.
+layers of width 64; splines have 8 bins. A row is 20 steps. Ours and flowjax are one
+compiled loop of steps; "one by one" is a compiled step called from Python, and "own
+loop" is `maximum_likelihood` and flowjax's `fit_to_data`, with held-out data, one batch
+of them judged at the end. flowjax's networks have ReLU by default; "SiLU" has the
+networks that ours have. zuko (PyTorch) has its couplings, with ReLU, in a plain loop on
+one thread: with two its many small operations take more time, not less. The quality is
+the loss of the last step, in nats, of data that are N(0, I): it tells that all of them
+train. Parameters are counted and printed.
 """
 
 import importlib.util
@@ -33,16 +35,17 @@ Loss = Callable[[Any, jax.Array], jax.Array]
 
 def cases(options: Namespace) -> Iterator[Case]:
     """Both couplings in two and in sixteen dimensions."""
-    has_peer = importlib.util.find_spec("flowjax") is not None
-    if not has_peer:
-        print("left out: flowjax (not installed)")
+    peers = {"flowjax": _flowjax, "zuko": _zuko}
+    for name in [p for p in peers if importlib.util.find_spec(p) is None]:
+        print(f"left out: {name} (not installed)")
+        del peers[name]
     for kind in ("affine", "spline"):
         for dim in (2,) if options.quick else (2, 16):
             rng = np.random.default_rng(0)
             x = rng.normal(size=((_STEPS + 1) * _BATCH, dim)).astype(options.dtype)
             rivals = _ours(kind, dim)
-            if has_peer:
-                rivals |= _flowjax(kind, dim)
+            for make in peers.values():
+                rivals |= make(kind, dim)
             yield Case(f"{kind} couplings, d = {dim}", (x,), rivals, quality=float)
 
 
@@ -133,6 +136,37 @@ def _flowjax(kind: str, dim: int) -> dict[str, Rival]:
         "flowjax, one by one": _one_by_one(*parts(flow)),
         "flowjax, own loop": Rival(own, jit=False),
     }
+
+
+def _zuko(kind: str, dim: int) -> dict[str, Rival]:
+    import torch  # pyright: ignore[reportMissingImports]
+    import zuko  # pyright: ignore[reportMissingImports]
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    options = {"transforms": 8, "hidden_features": (64, 64)}
+    if kind == "spline":
+        options["univariate"] = zuko.transforms.MonotonicRQSTransform
+        options["shapes"] = ((_BINS,), (_BINS,), (_BINS - 1,))
+    flow = zuko.flows.NICE(dim, **options)
+    count = sum(p.numel() for p in flow.parameters())
+    print(f"zuko, {kind}, d = {dim}: {count} parameters")
+    optimiser = torch.optim.Adam(flow.parameters(), lr=1e-3)
+
+    def run(batches):
+        loss = None
+        for x in batches:
+            optimiser.zero_grad()
+            loss = -flow().log_prob(x).mean()
+            loss.backward()
+            optimiser.step()
+        return loss.item()
+
+    def prepare(x):
+        parts = np.split(x[: _STEPS * _BATCH], _STEPS)
+        return ([torch.from_numpy(part) for part in parts],)
+
+    return {"zuko": Rival(run, jit=False, prepare=prepare)}
 
 
 def _step(loss: Loss, carry: tuple[Any, Any], x: jax.Array) -> tuple[tuple, jax.Array]:
