@@ -640,6 +640,10 @@ X2 = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
             "`num_starts` must be 1 for maps that are not Rigid",
         ),
         ({"num_steps": 0}, "`num_steps` must be an integer >= 1"),
+        (
+            {"source": X2[:, :1] * [1, 2], "warp": Affine(np.eye(2), np.zeros(2))},
+            "`source` must fill the plane",
+        ),
     ],
 )
 def test_errors(change, message, user_errors):

@@ -189,6 +189,7 @@ from .warps import (
     check_controls as check_controls,
     check_energy as check_energy,
     check_extent as check_extent,
+    check_fills_space as check_fills_space,
     check_normals as check_normals,
     check_one_or_each as check_one_or_each,
     check_pairs as check_pairs,

@@ -45,6 +45,21 @@ def check_rotation_matrix(name: str, matrix: Array) -> None:
 
 
 @reads_values
+def check_fills_space(name: str, points: Array) -> None:
+    """Raises if concrete points lie on a line, or in space on a plane."""
+    if not is_concrete(points):
+        return
+    rows = np.asarray(points, np.float64)
+    sizes = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)
+    if len(sizes) < rows.shape[1] or sizes[-1] < 1e-3 * sizes[0]:
+        raise ValueError(
+            f"`{name}` must fill the {'plane' if rows.shape[1] == 2 else 'space'}: an "
+            "affine map is free in the directions that the points lack. Register them "
+            "by a `Rigid` or a `Similarity`."
+        )
+
+
+@reads_values
 def check_warp(
     controls: Array, matrix: Array, shift: Array, coefficients: Array
 ) -> None:

@@ -10,7 +10,13 @@ from jaxtyping import Array
 
 from transportjax import _checks
 from transportjax._sharding import explicit_mesh_guard
-from transportjax.maps import AbstractBijection, AbstractWarp, Rigid, Similarity
+from transportjax.maps import (
+    AbstractBijection,
+    AbstractWarp,
+    Affine,
+    Rigid,
+    Similarity,
+)
 
 from .annealing import anneal
 from .clouds import Cloud, Data, Levels, Options, frame_of, steadiness
@@ -136,8 +142,9 @@ def register(
 
     Raises:
         ValueError: clouds that are not (n, d), are empty, differ in dimension, hold NaN
-            or one point only; bad weights, normals, pairs or options; several starts,
-            or a bending weight, where the map has none.
+            or one point only; a source on a line or plane, where `warp` is `Affine`;
+            bad weights, normals, pairs or options; several starts, or a bending weight,
+            where the map has none.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -165,6 +172,8 @@ def register(
         _checks.check_extent(name, jnp.ptp(cloud, axis=0))
     _checks.check_bijection("warp", warp, AbstractBijection)
     jax.eval_shape(warp, source[0])  # an error, if it is of another dimension
+    if isinstance(warp, Affine):
+        _checks.check_fills_space("source", source)
     for name, count in (("num_steps", num_steps), ("num_starts", num_starts)):
         _checks.check_count(name, count)
     turns = isinstance(warp, Rigid | Similarity)
