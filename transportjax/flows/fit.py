@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from transportjax import _checks
 from transportjax.maps import AbstractBijection, Chain, trainable_leaves
+from transportjax.sliced import AbstractDirections, OrthonormalDirections
 from transportjax.solvers import Minimisation, MinimiseState, gaussianise, minimise
-from transportjax.solvers.gaussianise import column_maps
+from transportjax.solvers.gaussianise import MOST_RANDOM, column_maps
 
 from .constructors import spline_flow
 from .flow import Flow
@@ -25,6 +26,7 @@ from .likelihood import divide, mean_loss, normalised
 
 _WORK = 9e6  # values that all steps of the fit move: some seconds
 _FIT_STEPS = (60, 300)
+_MANY = 5000  # samples, from which what is trained soon takes the place of the fit
 _RATE = 1e-2
 _WARM = 100  # steps over which the rate rises
 _POWER = 10  # of the weights of the average over the steps
@@ -50,7 +52,8 @@ def fit_flow(
 ) -> Minimisation:
     """The law of samples, as a flow: no step size, number of steps or sizes to choose.
 
-    `gaussianise` gives a flow within seconds; of large tables, by fewer steps. Then a
+    `gaussianise` gives a flow within seconds; of large tables, by fewer steps, and
+    along random axes. Then a
     `spline_flow` is trained, and as soon as held-out samples are more likely under it,
     it takes the place of the first. With less than about a thousand samples it seldom
     does. Where the fit starts by making the columns normal, each by itself, the flow
@@ -126,6 +129,7 @@ def fit_flow(
             train["x"],
             key=fit_key,
             num_steps=int(np.clip(_WORK / train["x"].size, *_FIT_STEPS)),
+            directions=_directions(*train["x"].shape),
             weights=masses,
             held_out=kept["x"],
         )
@@ -173,6 +177,11 @@ def fit_flow(
     )
     stats = {**result.stats, "fitted": jnp.asarray(floor, train["x"].dtype)}
     return Minimisation(best_of(result.state)[0], result.state, stats)
+
+
+def _directions(num: int, dim: int) -> AbstractDirections | None:
+    """The defaults of the fit; random axes where they would take long to compile."""
+    return OrthonormalDirections() if num >= _MANY and dim > MOST_RANDOM else None
 
 
 @eqx.filter_jit

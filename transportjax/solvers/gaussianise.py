@@ -48,7 +48,7 @@ from .solution import Solution
 
 _MOST_GREEDY = 3  # dimensions of the greedy sequence of rotations
 _CYCLE = 24  # rotations of the greedy sequence
-_MOST_RANDOM = 9  # dimensions that random rotations still serve well
+MOST_RANDOM = 9  # dimensions that random rotations still serve well
 _NUM_DIRECTIONS = 8  # of a step, in many dimensions
 
 
@@ -113,8 +113,8 @@ def gaussianise(
         patience: how many steps without a better likelihood of the held-out samples
             end the search.
         columns: whether each column is made normal by itself first. None: from four
-            dimensions on, where no directions are given, if the held-out samples are
-            then likelier under a normal law, before any step.
+            dimensions on, if the held-out samples are then likelier under a normal law,
+            before any step.
 
     Returns:
         A `Solution`: the map is a `Chain` of the whitening, `LogTails`, and a `Scan` of
@@ -154,7 +154,6 @@ def gaussianise(
     check_number("bandwidth", bandwidth, 0, open_low=True)
     check_number("step_size", step_size, 0, 1, open_low=True)
     weights = as_weights("weights", weights, source.shape[:1], source.dtype)
-    is_default = directions is None
     if directions is None:
         directions = _default_directions(source.shape[1], num_steps)
     whiten = robust_whitening("source", source, weights)
@@ -168,7 +167,7 @@ def gaussianise(
         source.shape[0],
     )
     start = _Start((), points, jnp.zeros_like(points[:, 0]), whiten)
-    choice = _choose(points, masses, columns, is_default)
+    choice = _choose(points, masses, columns)
     every, held = jnp.asarray(num_steps, "int32"), jnp.zeros(0, source.dtype)
     limit, few = every, jnp.asarray(patience, "int32")
     run = None
@@ -216,14 +215,14 @@ class _Start(NamedTuple):
 
 
 def _choose(
-    points: Float[Array, "n d"], masses: Masses, columns: bool | None, is_default: bool
+    points: Float[Array, "n d"], masses: Masses, columns: bool | None
 ) -> Choice | None:
     """How the columns are made normal first; None if they are not."""
     if columns is False:
         return None
     if columns is None:
         few = points.shape[1] <= _MOST_GREEDY
-        if few or not is_default or masses.judged is None:
+        if few or masses.judged is None:
             return None
     judged = masses.judged if columns is None else None
     choice = choose_columns(points, masses.fitted, judged)
@@ -252,7 +251,7 @@ def _default_directions(dim: int, num_steps: int) -> AbstractDirections:
     if dim <= _MOST_GREEDY:
         # fixed ones: little to compile
         return FixedDirections(_greedy_cycles(num_steps, dim))
-    if dim <= _MOST_RANDOM:
+    if dim <= MOST_RANDOM:
         return OrthonormalDirections()
     return MaxSlicedDirections(_NUM_DIRECTIONS)
 
