@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -29,6 +30,7 @@ _FIT_STEPS = (60, 300)
 _MANY = 5000  # samples, from which what is trained soon takes the place of the fit
 _RATE = 1e-2
 _WARM = 100  # steps over which the rate rises
+_SLOW = 3000  # steps, from which on it falls like one over their root
 _POWER = 10  # of the weights of the average over the steps
 _GAP = 0.3  # nats by which the average may be better before the steps shrink
 _SHRINK = 1e-3  # their logarithm falls by so much a step, at most
@@ -64,8 +66,8 @@ def fit_flow(
     ten. The average lies in the middle of the valley between whose walls the steps
     jump: it is better than any of them and overfits less. By how much it is better,
     half the product of the gradient and the way from the average tells at no cost;
-    where that is more than 0.3 nats, the steps shrink. So they stay large where that
-    does not harm, and the run can end at any time.
+    where that is more than 0.3 nats, the steps shrink, beside their slow decrease. So
+    they stay large where that does not harm, and the run can end at any time.
 
     Args:
         x: samples, (n, d), n > d.
@@ -144,7 +146,7 @@ def fit_flow(
     if flow is None:
         first = column_maps(fitted.map)
         if first:
-            train, kept = (_through(Chain(first), data) for data in (train, kept))
+            train, kept = _through(Chain(first), train, kept)
         flow = spline_flow(flow_key, dim, data=train["x"])
     both = _averaged(flow)
 
@@ -185,10 +187,13 @@ def _directions(num: int, dim: int) -> AbstractDirections | None:
 
 
 @eqx.filter_jit
-def _through(map: AbstractBijection, data: dict) -> dict:
-    """The data where a map takes them, with the log-determinants."""
-    x, log_dets = jax.vmap(map.transform_and_log_det)(data["x"])
-    return {**data, "x": x, "log_dets": log_dets}
+def _through(map: AbstractBijection, *sets: dict) -> list[dict]:
+    """Sets of samples where a map takes them, with the log-determinants."""
+    x = jnp.concatenate([data["x"] for data in sets])
+    x, log_dets = jax.vmap(map.transform_and_log_det)(x)
+    ends = np.cumsum([len(data["x"]) for data in sets])[:-1]
+    parts = zip(sets, jnp.split(x, ends), jnp.split(log_dets, ends), strict=True)
+    return [{**data, "x": x, "log_dets": log_dets} for data, x, log_dets in parts]
 
 
 class _Averaged(eqx.Module):
@@ -293,7 +298,8 @@ def _averaging() -> Any:
         excess = jnp.clip(gap / _GAP - 1, 0, 1)
         shrink = jnp.where(done >= _WARM, _SHRINK * excess, 0)
         log_rate = state.log_rate - shrink
-        rate = _RATE * jnp.minimum((done + 1) / _WARM, 1) * jnp.exp(log_rate)
+        plan = jnp.minimum((done + 1) / _WARM, 1) * lax.rsqrt(1 + done / _SLOW)
+        rate = _RATE * plan * jnp.exp(log_rate)
         direction, memory = adam.update(updates.flow, state.adam, params.flow)
         steps = -rate * jnp.asarray(direction)
         share = (_POWER + 1) / (done + 1 + _POWER)
