@@ -113,8 +113,8 @@ def gaussianise(
         patience: how many steps without a better likelihood of the held-out samples
             end the search.
         columns: whether each column is made normal by itself first. None: from four
-            dimensions on, if the held-out samples are then likelier under a normal law,
-            before any step.
+            dimensions on, where no directions are given or random ones, if the held-out
+            samples are then likelier under a normal law, before any step.
 
     Returns:
         A `Solution`: the map is a `Chain` of the whitening, `LogTails`, and a `Scan` of
@@ -154,6 +154,8 @@ def gaussianise(
     check_number("bandwidth", bandwidth, 0, open_low=True)
     check_number("step_size", step_size, 0, 1, open_low=True)
     weights = as_weights("weights", weights, source.shape[:1], source.dtype)
+    # other directions look for a structure that the columns would bend
+    may_bend = directions is None or isinstance(directions, OrthonormalDirections)
     if directions is None:
         directions = _default_directions(source.shape[1], num_steps)
     whiten = robust_whitening("source", source, weights)
@@ -167,7 +169,7 @@ def gaussianise(
         source.shape[0],
     )
     start = _Start((), points, jnp.zeros_like(points[:, 0]), whiten)
-    choice = _choose(points, masses, columns)
+    choice = _choose(points, masses, columns if may_bend else bool(columns))
     every, held = jnp.asarray(num_steps, "int32"), jnp.zeros(0, source.dtype)
     limit, few = every, jnp.asarray(patience, "int32")
     run = None
