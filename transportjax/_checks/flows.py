@@ -83,7 +83,8 @@ def check_threshold(name: str, x: Array) -> None:
     """Raises unless `x` is () or (d,), and not negative."""
     if x.ndim > 1:
         raise ValueError(f"`{name}` must have shape () or (d,); got shape {x.shape}.")
-    if is_concrete(x) and not bool(jnp.all(x >= 0)):  # also if it is NaN
+    # by numpy, which knows no mesh; also if it is NaN
+    if is_concrete(x) and not np.all(np.asarray(x) >= 0):
         raise ValueError(f"`{name}` must be at least 0; got {x}.")
 
 

@@ -313,8 +313,9 @@ def _stack(
     data = _checks.as_float("data", data)
     data = data.astype(_checks.working_dtype(data.dtype))
     _checks.check_samples_of_flow("data", data, dim)
-    first = (_first_layer(data), log_tails(dim, data.dtype))
-    return Flow(Chain((*first, layers)).astype(data.dtype), dim)
+    first = _first_layer(data)
+    tails = log_tails(first.offset)
+    return Flow(Chain((first, tails, layers)).astype(data.dtype), dim)
 
 
 @explicit_mesh_guard

@@ -185,6 +185,6 @@ def normal_loss(
     return jnp.dot(shares, size / 2 - log_dets, precision="highest")
 
 
-def log_tails(dim: int, dtype: Any) -> LogTails:
-    """What follows a whitening."""
-    return LogTails(np.full(dim, _FAR, dtype))
+def log_tails(like: Float[Array, " d"]) -> LogTails:
+    """What follows a whitening; its leaf is placed as another vector."""
+    return LogTails(jnp.full_like(like, _FAR))

@@ -275,7 +275,7 @@ def robust_whitening(
 ) -> Chain:
     """Whitening, and what lies far out drawn in; errors tell the name."""
     whiten = whitening(name, source, weights)
-    return Chain((whiten, log_tails(source.shape[1], source.dtype)))
+    return Chain((whiten, log_tails(whiten.offset)))
 
 
 def whitening(
