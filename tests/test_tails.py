@@ -75,3 +75,12 @@ def test_outliers_do_not_decide_a_training():
     result = maximum_likelihood(flow, x, held_out=x[1:200], **options)
     drawn = result.model.sample(jr.key(3), 2000)
     assert 0.4 < float(jnp.median(drawn[:, 0])) < 1.1  # the truth: 0.69
+
+
+def test_a_fit_on_a_mesh_with_explicit_axes():
+    mesh = jax.make_mesh((len(jax.devices()),), ("data",))
+    rows = jax.NamedSharding(mesh, jax.P("data"))
+    x = jr.normal(jr.key(0), (64 * len(jax.devices()), 2))
+    fitted = gaussianise(jax.device_put(x, rows), key=jr.key(1), num_steps=2)
+    alone = gaussianise(x, key=jr.key(1), num_steps=2)
+    assert_close(fitted.points, alone.points, atol=1e-3)
