@@ -145,6 +145,7 @@ def test_only_leaves_that_may_move_are_averaged():
 def test_bad_input_is_named(user_errors):
     key = jr.key(0)
     x = jr.normal(key, (50, 2))
+    given = coupling_flow(key, 2, num_layers=1, num_conditions=1)
     cases = [
         ("`x`", lambda: fit_flow(x[0], key=key)),
         ("`x` must be continuous", lambda: fit_flow(jnp.ones((9, 2), int), key=key)),
@@ -154,6 +155,7 @@ def test_bad_input_is_named(user_errors):
             r"`x` must have shape \(n, 3\)",
             lambda: fit_flow(x, key=key, flow=coupling_flow(key, 3, num_layers=1)),
         ),
+        ("`flow` has conditional layers", lambda: fit_flow(x, key=key, flow=given)),
         ("`fitted`", lambda: fit_flow(x, key=key, fitted=cast(Any, jnp.tanh))),
         ("`weights`", lambda: fit_flow(x, key=key, weights=-jnp.ones(50))),
         ("`held_out`", lambda: fit_flow(x, key=key, held_out=0)),

@@ -48,6 +48,26 @@ def moved(flow, key, size=0.1):
     return eqx.combine(perturbed(parts, key, size), rest)
 
 
+def test_outside_of_the_support_the_density_is_zero():
+    bounds = tm.SupportMap(jnp.array([0.0, -jnp.inf]), jnp.array([1.0, jnp.inf]))
+    affine = tm.Affine(jnp.array([[1.0, 0.3], [0.2, 2.0]]), jnp.array([0.5, 1.0]))
+    inside, far = jnp.array([0.4, 5.0]), 1e6
+    outside = jnp.array([[0.0, 1.0], [1.0, 1.0], [-0.1, 1.0], [far, 1.0], [-far, 1.0]])
+    for map in (bounds, tm.Chain((tm.Chain((bounds, affine)), affine))):
+        flow = Flow(map, 2)
+        value, slope = jax.value_and_grad(flow.log_prob)(inside)
+        assert np.isfinite(value)
+        assert np.all(slope != 0)
+        gradients = jax.vmap(jax.grad(lambda flow, x: flow.log_prob(x), argnums=(0, 1)))
+        flows = jax.tree.map(lambda leaf: jnp.stack(5 * [leaf]), flow)
+        np.testing.assert_array_equal(log_prob(flow, outside), -np.inf)
+        for leaf in jax.tree.leaves(gradients(flows, outside)):
+            np.testing.assert_array_equal(leaf, 0.0)
+        assert np.isnan(flow.log_prob(jnp.array([jnp.nan, 1.0])))
+        with pytest.raises(ValueError, match=r"must be one event of shape \(2,\)"):
+            flow.log_prob(jnp.ones(3))
+
+
 def test_the_density_of_a_gaussian_is_exact(x64):
     matrix = jnp.array([[2.0, 0.5], [0.0, -1.0]])
     flow = Flow(tm.Affine(matrix, jnp.array([1.0, 2.0])), 2)

@@ -161,6 +161,7 @@ def test_bad_input_is_named(user_errors, x):
         (flow, "`weights`", {"weights": jnp.ones(3)}),
         (flow, "`weights`", {"weights": -jnp.ones(600)}),
         (flow, "takes no condition", {"conditions": c}),
+        (on_condition, "`flow` has conditional layers: give", {}),
         (on_condition, "`conditions` must have shape", {"conditions": c[:5]}),
         (on_condition, r"`condition` must be one", {"conditions": c[:, :1]}),
         (on_condition, "`conditions` must be finite", {"conditions": c + jnp.inf}),

@@ -40,6 +40,7 @@ from .flows import (
     check_has_leaves as check_has_leaves,
     check_layer as check_layer,
     check_loss as check_loss,
+    check_needs_no_condition as check_needs_no_condition,
     check_num_clouds as check_num_clouds,
     check_num_neighbours as check_num_neighbours,
     check_order as check_order,

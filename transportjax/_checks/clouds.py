@@ -176,11 +176,17 @@ def check_ascending(name: str, x: Array) -> None:
 
 
 @reads_values
-def check_spread(name: str, shape: tuple[int, ...], cov: Array | np.ndarray) -> None:
+def check_spread(
+    name: str,
+    shape: tuple[int, ...],
+    mean: Array | np.ndarray,
+    cov: Array | np.ndarray,
+) -> None:
     """Raises unless n samples in d dimensions are enough, and fill the space.
 
     Whether a direction is empty is seen in the columns standardised; their units may
-    differ as far as the dtype allows.
+    differ as far as the dtype allows. A column that varies by no more than the rounding
+    of its mean is constant.
     """
     n, d = shape
     if n <= d:
@@ -192,8 +198,10 @@ def check_spread(name: str, shape: tuple[int, ...], cov: Array | np.ndarray) -> 
         return
     least = least_spread(d, cov.dtype)
     tiny = max(least**2, least_spread(d, "float64")) ** 0.5
+    rounding = 4 * float(jnp.finfo(cov.dtype).eps) * np.abs(np.asarray(mean, float))
     cov = np.asarray(cov, np.float64)
     scale = np.sqrt(np.diagonal(cov))
+    scale = np.where(scale <= rounding, 0, scale)
     if scale.min() < tiny * scale.max() or not 0 < scale.max() < np.inf:
         raise ValueError(
             f"`{name}` must vary in every column, in comparable units; the standard "

@@ -29,6 +29,12 @@ def check_takes_condition(name: str, takes: bool) -> None:
         )
 
 
+def check_needs_no_condition(name: str, reason: str, needs: bool) -> None:
+    """Raises if a flow is conditional where no conditions are given."""
+    if needs:
+        raise ValueError(f"`{name}` has conditional layers: {reason}.")
+
+
 def check_condition(name: str, shape: tuple[int, ...], num: int) -> None:
     """Raises unless `shape` is that of one condition."""
     if shape != (num,):

@@ -172,7 +172,7 @@ def total_correlation(x: ArrayLike, *, key: PRNGKeyArray) -> TotalCorrelation:
     gains = []
     for fitted, other, key in zip(halves, reversed(halves), keys, strict=True):
         _checks.check_points("x", fitted)
-        _checks.check_spread("x", fitted.shape, moments(fitted, None)[1])
+        _checks.check_spread("x", fitted.shape, *moments(fitted, None))
         # the columns are normal already
         map = gaussianise(fitted, key=key, columns=False).map
         gains.append(_gains(map, other))

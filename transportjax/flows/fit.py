@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from transportjax import _checks
 from transportjax.maps import AbstractBijection, Chain, trainable_leaves
+from transportjax.maps.roles import takes_condition
 from transportjax.sliced import AbstractDirections, OrthonormalDirections
 from transportjax.solvers import Minimisation, MinimiseState, gaussianise, minimise
 from transportjax.solvers.gaussianise import MOST_RANDOM, column_maps
@@ -95,8 +96,8 @@ def fit_flow(
 
     Raises:
         ValueError: samples that are not (n, d), are empty, too few, integer or NaN, or
-            lie in a subspace; bad weights; a flow of other events; options out of
-            range.
+            lie in a subspace; bad weights; a flow of other events, or a conditional
+            one; options out of range.
 
     Warns:
         RuntimeWarning: a loss, gradient or step that is not finite; see `minimise`.
@@ -124,6 +125,8 @@ def fit_flow(
         if given is not None:
             _checks.check_kind(name, given, Flow)
             _checks.check_samples_of_flow("x", train["x"], given.dim)
+            reason = "train it with `maximum_likelihood`"
+            _checks.check_needs_no_condition(name, reason, takes_condition(given))
     dim, masses = train["x"].shape[1], train["weights"]
     floor = None
     if fitted is None:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax import _checks
-from transportjax.maps import AbstractBijection, given
+from transportjax.maps import AbstractBijection, Chain, SupportMap, given
 
 
 class Flow(eqx.Module):
@@ -61,6 +61,9 @@ class Flow(eqx.Module):
     ) -> Float[Array, ""]:
         """The log-density of one event, (d,), in nats; of many by `jax.vmap`.
 
+        Minus infinity, with derivatives of zero, where the first layer is a
+        `SupportMap` and the event is none of its support.
+
         Differentiable in the event, the leaves and the condition.
 
         Args:
@@ -72,8 +75,18 @@ class Flow(eqx.Module):
             ValueError: an event or a condition of the wrong shape; a condition where
                 the map takes none.
         """
-        z, log_det = self._under(condition).transform_and_log_det(x)
-        return normal_log_prob(z) + log_det
+        map = self._under(condition)
+        support = _support(map)
+        if support is None:
+            z, log_det = map.transform_and_log_det(x)
+            return normal_log_prob(z) + log_det
+        x = _checks.as_float("x", x)
+        _checks.check_event("x", x, (self.dim,))
+        is_outside = support.excludes(x)
+        # in place of it one of the inside, so that no derivative is NaN
+        x = jnp.where(is_outside, support.inverse(jnp.zeros_like(x)), x)
+        z, log_det = map.transform_and_log_det(x)
+        return jnp.where(is_outside, -jnp.inf, normal_log_prob(z) + log_det)
 
     def sample(
         self, key: PRNGKeyArray, num: int, condition: ArrayLike | None = None
@@ -108,6 +121,13 @@ class Flow(eqx.Module):
         leaves = jax.tree.leaves(eqx.filter(self.map, eqx.is_inexact_array))
         dtypes = [leaf.dtype for leaf in leaves]
         return jnp.result_type(*(dtypes or [float]))
+
+
+def _support(map: AbstractBijection) -> SupportMap | None:
+    """The first layer, if it has bounds."""
+    while isinstance(map, Chain) and len(map) > 0:
+        map = map.maps[0]
+    return map if isinstance(map, SupportMap) else None
 
 
 def normal_log_prob(z: Float[Array, " d"]) -> Float[Array, ""]:

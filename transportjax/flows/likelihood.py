@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax import _checks
+from transportjax.maps.roles import takes_condition
 from transportjax.solvers import Minimisation, MinimiseState, minimise
 
 from .flow import Flow
@@ -46,7 +47,8 @@ def maximum_likelihood(
         flow: where to start.
         x: samples, (n, d).
         key: a random key, for the held-out samples and the batches.
-        conditions: (n, c), one a sample, for flows with conditional layers.
+        conditions: (n, c), one a sample, for flows with conditional layers, and only
+            for these.
         weights: masses >= 0 of the samples, (n,); None: equal ones. With batches of all
             samples a weight of two is exactly a sample that is there twice.
         held_out: a share in (0, 1) of the samples, drawn at random, that are not
@@ -68,7 +70,7 @@ def maximum_likelihood(
 
     Raises:
         ValueError: samples that are not (n, d) with the flow's d, are empty, NaN or
-            integer; bad conditions, weights or held-out samples; a batch larger than
+            integer; bad or missing conditions, bad weights or held-out samples; a batch larger than
             the samples left to train on; options out of range.
 
     Warns:
@@ -89,6 +91,10 @@ def maximum_likelihood(
         inference", section 2.3.
     """
     _checks.check_kind("flow", flow, Flow)
+    if conditions is None:
+        _checks.check_needs_no_condition(
+            "flow", "give `conditions`, one a sample", takes_condition(flow)
+        )
     data = _samples(flow, "x", x, "conditions", conditions)
     data["weights"] = _checks.as_weights(
         "weights", weights, data["x"].shape[:1], data["x"].dtype

@@ -51,11 +51,17 @@ def given(map: T, condition: ArrayLike) -> T:
         >>> print(given(layer, jnp.ones(3)).condition)
         [1. 1. 1.]
     """
+    _checks.check_takes_condition("map", takes_condition(map))
     parts, tree = jax.tree.flatten(map, is_leaf=_is_conditional)
-    _checks.check_takes_condition("map", any(_is_conditional(part) for part in parts))
     value = _checks.as_float("condition", condition)
     parts = [_given(part, value) if _is_conditional(part) else part for part in parts]
     return jax.tree.unflatten(tree, parts)
+
+
+def takes_condition(map: Any) -> bool:
+    """Whether a map, or model, has a conditional layer."""
+    parts = jax.tree.leaves(map, is_leaf=_is_conditional)
+    return any(_is_conditional(part) for part in parts)
 
 
 def _is_conditional(x: Any) -> bool:

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from transportjax import _checks
 
@@ -19,8 +19,8 @@ class SupportMap(AbstractBijection):
     mirror image; without bounds the identity. As the first layer of a flow it makes
     sure that no mass lies outside of the support.
 
-    Events on or beyond a bound have no image: NaN or infinite. Data that lie on it, as
-    counts do, need noise first. Units matter for a single bound: standardise scales.
+    Events on or beyond a bound have no image: NaN or infinite; `Flow.log_prob` knows
+    that they have density zero. Data that lie on it, as counts do, need noise first. Units matter for a single bound: standardise scales.
 
     Differentiable in the event and in finite bounds. `maximum_likelihood` and
     `minimise` hold the bounds constant.
@@ -58,6 +58,10 @@ class SupportMap(AbstractBijection):
     ) -> tuple[Float[Array, "*event"], Float[Array, ""]]:
         """The event within the bounds, and the log-determinant."""
         return evaluate(SupportMap._backward, self, y, self.low.shape)
+
+    def excludes(self, x: Float[Array, "*event"]) -> Bool[Array, ""]:
+        """Whether an event has a coordinate on or beyond a bound."""
+        return jnp.any((x <= self.low) | (x >= self.high))
 
     def _forward(self, x: Array) -> tuple[Array, Array]:
         has_low, has_high = jnp.isfinite(self.low), jnp.isfinite(self.high)

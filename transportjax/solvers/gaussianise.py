@@ -284,7 +284,7 @@ def whitening(
     """The symmetric map to mean zero and identity covariance; errors tell the name."""
     is_quick = all(is_on_host(x) for x in (source, weights))
     mean, cov = (_moments_by_numpy if is_quick else _moments)(source, weights)
-    check_spread(name, source.shape, cov)
+    check_spread(name, source.shape, mean, cov)
     if not is_concrete(cov):
         normal = jnp.zeros_like(mean), jnp.eye(*cov.shape, dtype=cov.dtype)
         return gaussian_map(mean, cov, *normal)
