@@ -70,8 +70,8 @@ def maximum_likelihood(
 
     Raises:
         ValueError: samples that are not (n, d) with the flow's d, are empty, NaN or
-            integer; bad or missing conditions, bad weights or held-out samples; a batch larger than
-            the samples left to train on; options out of range.
+            integer; bad or missing conditions; bad weights or held-out samples; a batch
+            larger than the samples left to train on; options out of range.
 
     Warns:
         RuntimeWarning: a loss, gradient or step that is not finite, for example of a

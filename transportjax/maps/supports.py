@@ -20,7 +20,8 @@ class SupportMap(AbstractBijection):
     sure that no mass lies outside of the support.
 
     Events on or beyond a bound have no image: NaN or infinite; `Flow.log_prob` knows
-    that they have density zero. Data that lie on it, as counts do, need noise first. Units matter for a single bound: standardise scales.
+    that their density is zero. Data that lie on it, as counts do, need noise first.
+    Units matter for a single bound: standardise scales.
 
     Differentiable in the event and in finite bounds. `maximum_likelihood` and
     `minimise` hold the bounds constant.
