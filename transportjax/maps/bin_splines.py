@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
@@ -112,12 +113,14 @@ def _count_below(
     interval: float,
 ) -> Float[Array, "m n"]:
     """How many bins end at or below each coordinate, the last one left out."""
-    end, count = parts[:, 0], jnp.zeros_like(inside)
-    for k in range(1, parts.shape[1]):
-        is_above = scale * end + (least * k - interval) <= inside
-        count = count + is_above.astype(parts.dtype)
-        end = end + parts[:, k]
-    return count
+    num = parts.shape[1] - 1
+    # by a product and a sum, which are done once: the compiler would repeat a loop over
+    # the bins for each use of the count
+    until = np.tri(num, num + 1, dtype=parts.dtype)
+    ends = jnp.einsum("kj,mjn->mkn", until, parts, precision="highest")
+    shift = (least * np.arange(1, num + 1) - interval).astype(parts.dtype)
+    is_above = scale[:, None] * ends + shift[None, :, None] <= inside[:, None]
+    return jnp.sum(is_above.astype(parts.dtype), axis=1)
 
 
 def _share(t: Array) -> Array:
