@@ -75,27 +75,20 @@ def choose_columns(
     return choice._replace(bandwidth=jnp.where(losses[1] < losses[0], best, _UNCHANGED))
 
 
+@jax.jit
 def fit_columns(
     points: Float[Array, "n d"], weights: Float[Array, " n"], choice: Choice
 ) -> Columns:
     """The columns fitted with given bandwidths."""
-    knots, moved, log_dets = _fit_and_apply(points, weights, choice)
     mean, deviation = choice.mean[:, 0], choice.deviation[:, 0]
-    scaling = Affine(jnp.diag(1 / deviation), -mean / deviation)
-    splines = jax.tree.map(lambda leaf: leaf[0], spline_maps(knots[None]))
-    layer = SlicedMap(jnp.eye(len(mean), dtype=mean.dtype), splines)
-    return Columns((scaling, layer), moved, log_dets)
-
-
-@jax.jit
-def _fit_and_apply(
-    points: Float[Array, "n d"], weights: Float[Array, " n"], choice: Choice
-) -> tuple[Float[Array, "3 d k"], Float[Array, "n d"], Float[Array, " n"]]:
     x = (points.T - choice.mean) / choice.deviation
     knots = _fit(x, weights, choice.bandwidth)
     moved, log_slopes = apply_splines(knots, x)
     log_dets = jnp.sum(log_slopes - jnp.log(choice.deviation), axis=0)
-    return knots, moved.T, log_dets
+    scaling = Affine(jnp.diag(1 / deviation), -mean / deviation)
+    splines = jax.tree.map(lambda leaf: leaf[0], spline_maps(knots[None]))
+    layer = SlicedMap(jnp.eye(len(mean), dtype=mean.dtype), splines)
+    return Columns((scaling, layer), moved.T, log_dets)
 
 
 def _fit(
