@@ -317,11 +317,11 @@ def _next_batch(
         return state.order, data
     per_epoch = num_rows // batch_size
     epoch, place = state.step // per_epoch, state.step % per_epoch
-    shuffle = jr.fold_in(jr.fold_in(state.key, 0), epoch)
 
     def shuffled(order: Array) -> Array:
+        key = jr.fold_in(jr.fold_in(state.key, 0), epoch)
         # by one sort: `jr.permutation` takes longer to compile
-        return lax.sort((jr.bits(shuffle, order.shape), order), num_keys=1)[1]
+        return lax.sort((jr.bits(key, order.shape), order), num_keys=1)[1]
 
     order = lax.cond(place == 0, shuffled, lambda order: order, state.order)
     rows = lax.dynamic_slice_in_dim(order, place * batch_size, batch_size)
