@@ -165,3 +165,17 @@ def test_bad_input_is_named(user_errors):
     for match, call in cases:
         with pytest.raises(ValueError, match=match):
             call()
+
+
+def test_a_large_table_on_a_mesh_with_explicit_axes(monkeypatch):
+    monkeypatch.setattr(fit, "_MOST_FITTED", 150)  # every third sample for the fit
+    mesh = jax.make_mesh((len(jax.devices()),), ("data",))
+    rows = jax.NamedSharding(mesh, jax.P("data"))
+    x, held = bent(jr.key(0), 480), jax.device_put(bent(jr.key(1), 80), rows)
+    options = {"key": jr.key(2), "flow": small(x), "num_steps": 20, "block": 10}
+    options |= {"weights": jnp.ones(480)}
+    for held_out in (0.25, held):
+        alone = fit_flow(x, held_out=held_out, **options)
+        shared = fit_flow(jax.device_put(x, rows), held_out=held_out, **options)
+        for name in ("fitted", "held_out"):
+            assert_close(shared.stats[name], alone.stats[name], atol=1e-3)

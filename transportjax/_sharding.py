@@ -26,11 +26,30 @@ def _explicit_mesh(args: Any) -> Any:
         sharding = getattr(jax.typeof(leaf), "sharding", None)
         if sharding is None or sharding.mesh.empty:
             continue
-        if any(s is not None for s in sharding.spec) and not (
-            sharding.mesh.are_all_axes_auto or sharding.mesh.are_all_axes_manual
-        ):
-            return sharding.mesh
+        # in a trace one without a sharded axis may be an entry of a `vmap`
+        is_placed = not isinstance(leaf, jax.core.Tracer) or any(
+            axis is not None for axis in sharding.spec
+        )
+        mesh = sharding.mesh
+        if is_placed and not (mesh.are_all_axes_auto or mesh.are_all_axes_manual):
+            return mesh
     return None
+
+
+def _on_one_mesh(arrays: list[jax.Array]) -> list[jax.Array]:
+    """Arrays on one device put on the mesh of the others, if it is known.
+
+    What depends on them alone could not be placed there otherwise.
+    """
+    if any(isinstance(array, jax.core.Tracer) for array in arrays):
+        return arrays
+    place = next(filter(None, map(everywhere, arrays)), None)
+    if place is None:
+        return arrays
+    return [
+        array if len(array.devices()) > 1 else jax.device_put(array, place)
+        for array in arrays
+    ]
 
 
 def explicit_mesh_guard(function: F) -> F:
@@ -59,9 +78,18 @@ def explicit_mesh_guard(function: F) -> F:
         arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
         replicated = NamedSharding(mesh, PartitionSpec())
         run = auto_axes(call, axes=mesh.axis_names, out_sharding=replicated)
-        return run(*arrays)
+        return run(*_on_one_mesh(arrays))
 
     return guarded  # pyright: ignore[reportReturnType]
+
+
+def everywhere(x: Any) -> jax.sharding.Sharding | None:
+    """The placement on all devices of `x`; None for one, to bind nothing to it."""
+    if not isinstance(x, jax.Array) or len(x.devices()) < 2:
+        return None
+    if isinstance(x.sharding, NamedSharding):
+        return NamedSharding(x.sharding.mesh, PartitionSpec())
+    return x.sharding
 
 
 def varying_alike(tree: T) -> T:

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from transportjax import _checks
-from transportjax._sharding import explicit_mesh_guard
+from transportjax._sharding import everywhere, explicit_mesh_guard
 from transportjax.maps import (
     AbstractBijection,
     Affine,
@@ -337,9 +337,9 @@ def _first_layer(data: Array) -> Affine:
     apart = _entropy((rows - mean) / scale) + np.sum(np.log(scale))
     if mixed < apart:
         return whiten
-    devices = whiten.matrix.sharding if len(data.devices()) > 1 else None
+    place = everywhere(whiten.matrix)
     arrays = np.diag(1 / scale), -mean / scale
-    return Affine(*(jax.device_put(a.astype(data.dtype), devices) for a in arrays))
+    return Affine(*(jax.device_put(a.astype(data.dtype), place) for a in arrays))
 
 
 def _entropy(rows: np.ndarray) -> float:

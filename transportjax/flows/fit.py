@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from transportjax import _checks
+from transportjax._sharding import explicit_mesh_guard
 from transportjax.maps import AbstractBijection, Chain, trainable_leaves
 from transportjax.maps.roles import takes_condition
 from transportjax.sliced import AbstractDirections, OrthonormalDirections
@@ -28,6 +29,7 @@ from .likelihood import divide, mean_loss, normalised
 
 _WORK = 9e6  # values that all steps of the fit move: some seconds
 _FIT_STEPS = (60, 300)
+_MOST_FITTED = 100_000  # samples, of which the fit takes about so many
 _MANY = 5000  # samples, from which what is trained soon takes the place of the fit
 _RATE = 1e-2
 _WARM = 100  # steps over which the rate rises
@@ -55,10 +57,9 @@ def fit_flow(
 ) -> Minimisation:
     """The law of samples, as a flow: no step size, number of steps or sizes to choose.
 
-    `gaussianise` gives a flow within seconds; of large tables, by fewer steps, and
-    along random axes. Then a
-    `spline_flow` is trained, and as soon as held-out samples are more likely under it,
-    it takes the place of the first. With less than about a thousand samples it seldom
+    `gaussianise` gives a flow within seconds; of large tables, by fewer steps, along
+    random axes, and from a part of the samples. Then a `spline_flow` is trained, and as
+    soon as held-out samples are more likely under it, it takes the place of the first. With less than about a thousand samples it seldom
     does. Where the fit starts by making the columns normal, each by itself, the flow
     that is trained comes behind the same maps of the columns, which stay as fitted.
 
@@ -130,12 +131,15 @@ def fit_flow(
     dim, masses = train["x"].shape[1], train["weights"]
     floor = None
     if fitted is None:
+        part, shares = train["x"], masses
+        if len(part) >= 2 * _MOST_FITTED:
+            part, shares = _thinned((part, shares), len(part) // _MOST_FITTED)
         solution = gaussianise(
-            train["x"],
+            part,
             key=fit_key,
-            num_steps=int(np.clip(_WORK / train["x"].size, *_FIT_STEPS)),
-            directions=_directions(*train["x"].shape),
-            weights=masses,
+            num_steps=int(np.clip(_WORK / part.size, *_FIT_STEPS)),
+            directions=_directions(*part.shape),
+            weights=shares,
             held_out=kept["x"],
         )
         fitted = Flow(solution.map, dim)
@@ -187,6 +191,12 @@ def fit_flow(
 def _directions(num: int, dim: int) -> AbstractDirections | None:
     """The defaults of the fit; random axes where they would take long to compile."""
     return OrthonormalDirections() if num >= _MANY and dim > MOST_RANDOM else None
+
+
+@explicit_mesh_guard
+def _thinned(tree: Any, stride: int) -> Any:
+    """Every so many samples."""
+    return jax.tree.map(lambda leaf: leaf[::stride], tree)
 
 
 @eqx.filter_jit

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax import _checks
+from transportjax._sharding import explicit_mesh_guard
 from transportjax.maps.roles import takes_condition
 from transportjax.solvers import Minimisation, MinimiseState, minimise
 
@@ -139,6 +140,7 @@ def _samples(flow: Flow, name: str, x: Any, other: str, conditions: Any) -> dict
     return {"x": x, "conditions": conditions, "weights": None}
 
 
+@explicit_mesh_guard
 def divide(data: dict, share: Any, key: PRNGKeyArray) -> tuple[dict, dict | None]:
     """The samples to train on, and those that are held out: a random share."""
     num = data["x"].shape[0]

@@ -24,7 +24,7 @@ from transportjax._checks import (
     is_on_host,
     working_dtype,
 )
-from transportjax._sharding import explicit_mesh_guard
+from transportjax._sharding import everywhere, explicit_mesh_guard
 from transportjax.maps import (
     AbstractBijection,
     Affine,
@@ -292,10 +292,7 @@ def whitening(
     values, vectors = np.linalg.eigh(np.asarray(cov, np.float64))
     matrix = vectors / np.sqrt(values) @ vectors.T
     offset = -matrix @ np.asarray(mean, np.float64)
-    # on all devices of a mesh; else bound to none, or `fit` would be compiled twice
-    place = None
-    if isinstance(cov, jax.Array) and len(cov.devices()) > 1:
-        place = cov.sharding
+    place = everywhere(cov)  # else bound to none, or `fit` would be compiled twice
     return Affine(
         jax.device_put(matrix.astype(cov.dtype), place),
         jax.device_put(offset.astype(cov.dtype), place),
