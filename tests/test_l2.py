@@ -185,6 +185,19 @@ def test_peak(d, h, g, x64):
     assert_close(scale_free(normalisation="peak"), scale_free(), rtol=1e-11)
 
 
+@pytest.mark.parametrize(
+    "measure",
+    [log_overlap, functools.partial(l2_divergence, variant="cauchy_schwarz")],
+)
+def test_logarithms_do_not_depend_on_where_the_origin_is(measure, key):
+    x = jnp.round(64 * jr.normal(key, (40, 2))) / 64  # exact in either place
+    values = [
+        measure(kernel_density(y, 0.017), kernel_density(y + 0.25, 0.017))
+        for y in (x, x + 1e4)
+    ]
+    assert_close(values[1], values[0], rtol=1e-6)
+
+
 def test_peak_does_not_overflow():
     # The density's factor (pi s^2)^(-d/2) has no place in single precision.
     x = np.zeros((2, 64), np.float32)

@@ -292,8 +292,10 @@ def _gauss_sum(p: GaussianMixture, q: GaussianMixture, exact: bool) -> Array:
 
 
 def _log_gauss_sum(p: GaussianMixture, q: GaussianMixture) -> Array:
+    # from a common centre on, so that quotients of points far away do not round
+    centre = lax.stop_gradient(jnp.mean(p.means, axis=0))[None, :]
     scale = jnp.sqrt(_scale2(p, q))
-    left, right = (Side(m.means / scale, m.weights) for m in (p, q))
+    left, right = (Side((m.means - centre) / scale, m.weights) for m in (p, q))
     return log_sum_of_pairs(_log_unit_gaussian, left, right)
 
 
