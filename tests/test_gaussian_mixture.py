@@ -228,6 +228,9 @@ def test_errors_of_methods(key, user_errors):
     for bandwidth in (0.0, -1.0, np.nan):
         with pytest.raises(ValueError, match="`bandwidth` must be positive"):
             kernel_density(MEANS, bandwidth)
+    for bandwidth, dtype in ((1e-25, "float32"), (1e25, "float32"), (300, "float16")):
+        with pytest.raises(ValueError, match="`bandwidth` must have a square"):
+            kernel_density(np.asarray(MEANS, dtype), bandwidth)
     with pytest.raises(ValueError, match="`bandwidth` must be one number"):
         kernel_density(MEANS, np.ones(3))
     with pytest.raises(ValueError, match=r"`points` must have shape \(n, d\)"):

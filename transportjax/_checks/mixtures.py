@@ -1,5 +1,6 @@
 """Errors on mixtures, their pair sums, and registration."""
 
+import math
 from typing import Any
 
 import jax
@@ -91,6 +92,15 @@ def check_width(name: str, value: Array) -> None:
         raise ValueError(f"`{name}` must be one number; got shape {value.shape}.")
     if is_concrete(value) and not (bool(value > 0) and bool(jnp.isfinite(value))):
         raise ValueError(f"`{name}` must be positive; got {float(value):g}.")
+
+
+def check_square(name: str, value: Array) -> None:
+    """Raises unless the square of a length is a positive number of its dtype."""
+    if is_concrete(value) and not 0 < float(value**2) < math.inf:
+        raise ValueError(
+            f"`{name}` must have a square that {value.dtype} can hold; got "
+            f"{float(value):g}. Change the unit of the points."
+        )
 
 
 def check_items(name: str, shapes: list[tuple[int, ...]]) -> None:

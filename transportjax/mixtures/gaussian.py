@@ -124,7 +124,8 @@ def kernel_density(
 
     Raises:
         ValueError: a cloud that is empty or of the wrong shape; a bandwidth that is not
-            positive; weights that do not fit; values that are not finite.
+            positive, or whose square is too small or too large for the dtype; weights
+            that do not fit; values that are not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -138,6 +139,7 @@ def kernel_density(
     _checks.check_points("points", points)
     bandwidth = _checks.as_float("bandwidth", bandwidth).astype(points.dtype)
     _checks.check_width("bandwidth", bandwidth)
+    _checks.check_square("bandwidth", bandwidth)
     if weights is not None:
         weights = _checks.as_float("weights", weights).astype(points.dtype)
     return GaussianMixture(points, (bandwidth**2)[None], weights)
