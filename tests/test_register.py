@@ -196,6 +196,20 @@ def test_what_remains_decides_how_far_a_warp_follows():
         error(cloud, alone)
 
 
+@pytest.mark.parametrize("num", [5, 8, 12])
+def test_few_points_are_no_strays(num):
+    t = np.linspace(0, 2 * np.pi, 120, endpoint=False)
+    radius = 1 + 0.3 * np.cos(3 * t)
+    x = np.stack([radius * np.cos(t), 0.7 * radius * np.sin(t)], axis=1)
+    y = (x + 0.15 * np.sin(2 * x[:, ::-1]))[:: 120 // num]
+    x, y = ((a - a.mean(axis=0)) / radius_of(a) for a in (x, y))
+    start = ThinPlateSpline.identity(control_grid(np.concatenate([x, y])))
+    points = np.asarray(register(x, y, start, bending=0.3 / 8.0 ** np.arange(4)).points)
+    apart = np.linalg.norm(points[:, None] - y[None], axis=2)
+    assert np.all(apart.min(axis=0) < 0.03)
+    assert 0.8 < radius_of(points) < 1.2
+
+
 @pytest.mark.parametrize(("seed", "is_narrow_better"), [(2, True), (5, False)])
 def test_the_refinement_keeps_the_likelier_of_two_ends(seed, is_narrow_better):
     rng = np.random.default_rng(seed)

@@ -43,6 +43,9 @@ _TOLERANCE = 1e-3  # change of the deviation, of its size, at which it is over
 _FINEST = 1e-3  # deviation, of the radius, below which shapes agree exactly
 _SHRINKING = 0.5  # of variances, at most, in one step: strays do not come back
 _LEAST_LACK = 1e-5  # mean of one minus the cosine, below which normals agree
+# Degrees of freedom, of the number of points, that the variance makes up for. With more
+# it would grow without end where there are few points, and all would be strays.
+_MOST_FREEDOM = 0.5
 _DAMPING = 1e-6  # of the system that is solved, where no point decides
 _STIFFNESS = 2000  # prior precision of the bending energy, of the weight of bending
 
@@ -216,7 +219,8 @@ def _stepper(
         rest = jnp.sum(sums.masses[:, None] * moves**2 - 2 * moves * sums.pulls)
         # the mean over what the leaves may be, not only the best: it is not too small
         variance = (sums.squares + rest) / (dim * mass)
-        variance = variance + state.variance * freedom / mass
+        share = jnp.minimum(freedom / mass, _MOST_FREEDOM)
+        variance = variance + share * state.variance
         variance = jnp.maximum(variance, _SHRINKING * state.variance)
         variance = jnp.maximum(variance, _FINEST**2)
         change = jnp.abs(variance - state.variance)
