@@ -122,7 +122,10 @@ def _read_table(data: bytes) -> Shape:
     if columns and len(lines) == 1:
         raise ValueError("holds no numbers")
     with io.StringIO("\n".join(lines[bool(columns) :])) as text:
-        table = np.loadtxt(text, delimiter=delimiter, ndmin=2)
+        try:
+            table = np.loadtxt(text, delimiter=delimiter, ndmin=2)
+        except ValueError as error:  # without the advice on arguments of numpy
+            raise ValueError(str(error).partition("; use `")[0]) from None
     return dataclasses.replace(_from_table(table), columns=columns)
 
 
@@ -132,6 +135,8 @@ def _is_name(text: str) -> bool:
 
 
 def _read_npy(data: bytes) -> Shape:
+    if not data.startswith((b"\x93NUMPY", b"PK")):  # an array, or several in a ZIP
+        raise ValueError("is not an array written by numpy.save")
     table = np.load(io.BytesIO(data))  # arrays of numbers only
     if not isinstance(table, np.ndarray):
         raise ValueError("holds several arrays; a shape is one")
