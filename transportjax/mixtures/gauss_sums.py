@@ -5,8 +5,10 @@
 is what inner products of mixtures with one shared bandwidth are made of. It is computed
 in one of two ways, neither of which holds n x m numbers:
 
-* **tiles** (tiles.py): all pairs, one tile after the other. Exact to rounding, in any
-  dimension.
+* **tiles** (tiles.py): all pairs, one tile after the other, in any dimension. With
+  weights of one sign, the relative error is about 1e-6 in single and 1e-15 in double
+  precision. In single precision it is up to 6e-6 for scales far above the extent of the
+  points: the equal numbers of a tile are then rounded alike.
 * **Fourier series** (fourier.py), for d <= 3: linear in the number of points. Its error
   is at most 1e-7 in single and 1e-13 in double precision, times 2.6 d sum |a_i|
   sum |b_j|. That is an absolute error: where clouds are so far apart that S itself is
@@ -84,7 +86,9 @@ def gauss_sum(
             `vmap` both are computed then.
 
     Returns:
-        A scalar in the dtype of the points; integers count as floats.
+        A scalar in the dtype of the points; integers count as floats. With weights of
+        one sign and by tiles, the relative error is about 1e-6 in single precision, and
+        up to 6e-6 for a scale far above the extent of the points.
 
     Raises:
         ValueError: points of the wrong shape, empty or not finite; a scale that is not
