@@ -1,7 +1,7 @@
 """Registration of shapes: a map that moves one set of points onto another."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,6 @@ _LEVELS = 4  # of the default annealing, each of half the bandwidth
 _BENDING = 0.04  # of the default weight of bending, at a bandwidth of one radius
 _ALONE, _AMONG_MANY = 0.5, 0.25  # starts: root of the concentration at one radius
 _COARSEST = 0.25  # bandwidth of its first level, of the radius of the shapes
-
-
-class _Default(NamedTuple):
-    """How to choose concentrations."""
-
-    root: float
-    most: Array
 
 
 @explicit_mesh_guard
@@ -198,14 +191,17 @@ def register(
     if bending is None and not bends:
         bending = 0.0
     radius = frame_of(first, second).scale
-    one_start, kappas = num_starts == 1, cast(Any, concentrations)
-    if concentrations is None and first.normals is not None and one_start:
-        most = steadiness(first, second, symmetric=bool(symmetric))
-    else:
-        most = jnp.full_like(radius, jnp.inf)
-    if kappas is None:
-        kappas = _Default(_ALONE if one_start else _AMONG_MANY, most)
-    levels = _levels(bandwidths, kappas, bending, radius)
+    widths = _widths(bandwidths, radius)
+    if concentrations is None and num_starts > 1:
+        concentrations = (_AMONG_MANY * radius / widths) ** 2
+    elif concentrations is None:
+        concentrations = (_ALONE * radius / widths) ** 2
+        if first.normals is not None:
+            most = steadiness(first, second, symmetric=bool(symmetric))
+            concentrations = jnp.minimum(concentrations, most)
+    if bending is None:
+        bending = _BENDING * widths / radius
+    levels = _levels(widths, concentrations, bending)
     _checks.check_energy("bending", bending, bends)
     indices, share = None, jnp.zeros((), work)
     if pairs is not None:
@@ -257,25 +253,21 @@ def _cloud(
     return Cloud(points, masses / jnp.sum(masses), normals, eye)
 
 
-def _levels(
-    bandwidths: Any, concentrations: Any, bending: Any, radius: Array
-) -> Levels:
-    """The numbers of each level, in the units of the points."""
+def _widths(bandwidths: Any, radius: Array) -> Array:
+    """The bandwidth of each level, in the units of the points."""
     if bandwidths is None:
         halvings = jnp.arange(_LEVELS, dtype=radius.dtype)
-        widths = radius * _COARSEST * 0.5**halvings
-    else:
-        widths = _checks.as_float("bandwidths", bandwidths).astype(radius.dtype)
-        _checks.check_bandwidths("bandwidths", widths)
-    if isinstance(concentrations, _Default):
-        values = (concentrations.root * radius / widths) ** 2
-        concentrations = jnp.minimum(values, concentrations.most)
-    if bending is None:
-        bending = _BENDING * widths / radius
-    named = (("concentrations", concentrations), ("bending", bending))
+        return radius * _COARSEST * 0.5**halvings
+    widths = _checks.as_float("bandwidths", bandwidths).astype(radius.dtype)
+    _checks.check_bandwidths("bandwidths", widths)
+    return widths
+
+
+def _levels(widths: Array, concentrations: Any, bending: Any) -> Levels:
+    """The numbers of each level: one a level, where one is given for all."""
     values = [widths]
-    for name, value in named:
-        value = _checks.as_float(name, value).astype(radius.dtype)
+    for name, value in (("concentrations", concentrations), ("bending", bending)):
+        value = _checks.as_float(name, value).astype(widths.dtype)
         _checks.check_one_or_each(name, value, len(widths), "level")
         values.append(jnp.broadcast_to(value, widths.shape))
     return Levels(*values)
