@@ -296,6 +296,10 @@ def test_grids():
         (lambda c: thin_plate_fit(c, c[1:]), "`x` and `y` must have equal shapes"),
         (lambda c: thin_plate_fit(c, c, smoothness=-1), "`smoothness` must be >= 0"),
         (lambda c: thin_plate_fit(c * np.nan, c), "`x` must be finite"),
+        (
+            lambda c: thin_plate_fit(np.concatenate([c, c[:1]]), np.ones((10, 3))),
+            "`x` must be distinct points where `smoothness` is 0",
+        ),
         (lambda c: control_grid(c, 1), "`num` must be an integer >= 2"),
         (lambda c: control_grid(0 * c), "`points` must not all be the same point"),
     ],

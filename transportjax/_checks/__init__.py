@@ -189,6 +189,7 @@ from .values import (
 from .warps import (
     check_bandwidths as check_bandwidths,
     check_controls as check_controls,
+    check_distinct as check_distinct,
     check_energy as check_energy,
     check_extent as check_extent,
     check_fills_space as check_fills_space,

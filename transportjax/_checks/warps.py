@@ -100,6 +100,20 @@ def check_controls(name: str, controls: Array) -> None:
         )
 
 
+@reads_values
+def check_distinct(name: str, points: Array, option: str, values: Array) -> None:
+    """Raises unless points are distinct, or what `option` gives them is positive."""
+    if not (is_concrete(points) and is_concrete(values)):
+        return
+    counts = np.broadcast_to(np.asarray(values) == 0, len(points))
+    rows = np.asarray(points, np.float64)[counts]
+    if len(np.unique(rows, axis=0)) < len(rows):
+        raise ValueError(
+            f"`{name}` must be distinct points where `{option}` is 0; some are equal. "
+            f"Remove them, or give a `{option}` > 0."
+        )
+
+
 def check_normals(name: str, normals: Array, shape: tuple[int, ...]) -> None:
     """Raises unless `normals` are finite vectors, one a point."""
     if normals.shape != shape:

@@ -100,7 +100,8 @@ def thin_plate_fit(
     and O(k^2) memory. Differentiable in all arguments.
 
     Args:
-        x: distinct points, (k, d), d 2 or 3, more than d, not in a line or plane.
+        x: points, (k, d), d 2 or 3, more than d, not in a line or plane; distinct where
+            the smoothness is 0.
         y: where they shall go, (k, d).
         smoothness: one number, or one for each point, (k,), >= 0. 0 interpolates; large
             values give the best affine map. In units of `x`^2 in the plane, of `x` in
@@ -110,8 +111,8 @@ def thin_plate_fit(
         A `ThinPlateSpline`.
 
     Raises:
-        ValueError: clouds of other shapes; a smoothness that is negative or has another
-            shape.
+        ValueError: clouds of other shapes; equal points that are to be interpolated; a
+            smoothness that is negative or has another shape.
 
     Example:
         >>> import jax.numpy as jnp
@@ -133,6 +134,7 @@ def thin_plate_fit(
     _checks.check_controls("x", x)
     _check_dimension(x)
     _checks.check_one_or_each("smoothness", smoothness, x.shape[0], "point")
+    _checks.check_distinct("x", x, "smoothness", smoothness)
     return _fit(*at_least_float32(x, y, smoothness))
 
 
