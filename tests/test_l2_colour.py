@@ -148,6 +148,16 @@ def test_greys_and_faded_colours_stay_in_the_cube(pair, saturation, space):
     assert palette_distance(result, palette) < 0.8 * palette_distance(faded, palette)
 
 
+@pytest.mark.parametrize("space", ["lab", "oklab"])
+@pytest.mark.parametrize("saturation", [0.35, 0.4])
+def test_half_faded_colours_come_near_the_palette(pair, saturation, space):
+    source, palette = pair
+    grey = source.mean(axis=-1, keepdims=True)
+    faded = np.round(grey + saturation * (source - grey)).astype(np.uint8)
+    result = colour_transfer(faded, palette, method="l2", space=space)
+    assert palette_distance(result, palette) < 0.6 * palette_distance(faded, palette)
+
+
 def test_bad_input_is_named(user_errors):
     picture = np.zeros((4, 4, 3), np.uint8)
     for arguments, options, message in (

@@ -88,6 +88,8 @@ def fit_l2(
     found = [kmeans(z, min(num_clusters, len(z)), key=key) for z in (x, y)]
     (x, p), (y, q) = ((c.centres, _powers(c.weights, weight_power)) for c in found)
     start = monge_kantorovich_linear(x, y, source_weights=p, target_weights=q)
+    # of a faded picture wider ones, which reach as far as the start has spread it
+    width = np.sqrt(_spread(x) * max(_spread(x), _spread(y)))
     options: dict[str, Any] = {}
     if warp == "tps":
         start, options = _spline(x, y, start), {"bending": _BENDING}
@@ -95,7 +97,7 @@ def fit_l2(
         x,
         y,
         start,
-        bandwidths=_LEVELS * _spread(x),
+        bandwidths=_LEVELS * width,
         source_weights=p,
         target_weights=q,
         centre=False,
