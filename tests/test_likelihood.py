@@ -139,6 +139,17 @@ def test_held_out_samples_are_not_trained_on(x):
     assert set(none.stats) == {"loss"}
 
 
+def test_on_a_mesh_with_explicit_axes(x):
+    mesh = jax.make_mesh((len(jax.devices()),), ("data",))
+    rows = jax.NamedSharding(mesh, jax.P("data"))
+    flow = coupling_flow(jr.key(1), 2, num_conditions=1, **SMALL)
+    options = {"key": jr.key(2), "num_steps": 4, "block": 2, "weights": jnp.ones(600)}
+    sets = [(x, x[:, :1]), tuple(jax.device_put((x, np.asarray(x)[:, :1]), rows))]
+    runs = [maximum_likelihood(flow, x, conditions=c, **options) for x, c in sets]
+    for name in ("loss", "held_out"):
+        assert_close(runs[1].stats[name], runs[0].stats[name], atol=1e-5)
+
+
 def test_a_sample_outside_of_the_support_stops_it():
     x = jr.uniform(jr.key(0), (50, 2)).at[3, 0].set(1.5)
     flow = Flow(tm.SupportMap(jnp.zeros(2), jnp.ones(2)), 2)

@@ -59,9 +59,10 @@ def fit_flow(
 
     `gaussianise` gives a flow within seconds; of large tables, by fewer steps, along
     random axes, and from a part of the samples. Then a `spline_flow` is trained, and as
-    soon as held-out samples are more likely under it, it takes the place of the first. With less than about a thousand samples it seldom
-    does. Where the fit starts by making the columns normal, each by itself, the flow
-    that is trained comes behind the same maps of the columns, which stay as fitted.
+    soon as held-out samples are more likely under it, it takes the place of the first.
+    With less than about a thousand samples it seldom does. Where the fit starts by
+    making the columns normal, each by itself, the flow that is trained comes behind the
+    same maps of the columns, which stay as fitted.
 
     The flow that is judged, kept and returned is the average of the flows along the
     path of Adam, in its leaves; the weight of a step grows with its number to the power

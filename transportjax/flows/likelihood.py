@@ -136,7 +136,9 @@ def _samples(flow: Flow, name: str, x: Any, other: str, conditions: Any) -> dict
     if conditions is not None:
         conditions = _checks.as_float(other, conditions)
         _checks.check_conditions(other, conditions, len(x))
-        jax.eval_shape(flow.log_prob, x[0], conditions[0])  # an error, if they misfit
+        # an error, if they misfit
+        shapes = (jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in (x, conditions))
+        jax.eval_shape(flow.log_prob, *shapes)
     return {"x": x, "conditions": conditions, "weights": None}
 
 

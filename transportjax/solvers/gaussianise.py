@@ -239,7 +239,9 @@ def _with_columns(
     num: int,
 ) -> _Start:
     columns = fit_columns(points, fitted, choice)
-    return _Start(*columns, robust_whitening("source", columns.points[:num], weights))
+    maps, moved, log_dets = columns.maps, columns.points, columns.log_dets
+    whiten = robust_whitening("source", moved[:num], weights)
+    return _Start(maps, moved, log_dets, whiten)
 
 
 def _first(tree: Any, count: int) -> Any:
