@@ -9,7 +9,7 @@ import pytest
 from helpers import assert_close
 
 from transportjax import maps as tm
-from transportjax.flows import Flow, coupling_flow, fit, fit_flow
+from transportjax.flows import Flow, coupling_flow, fit, fit_flow, spline_flow
 
 
 def small(x):
@@ -40,6 +40,7 @@ def test_the_trained_flow_takes_the_place_of_the_fitted_one():
         flow=small(x),
         held_out=held,
         num_steps=1500,
+        block=250,
         progress=lambda *news: seen.append(news),
     )
     stats = result.stats
@@ -165,6 +166,18 @@ def test_bad_input_is_named(user_errors):
     for match, call in cases:
         with pytest.raises(ValueError, match=match):
             call()
+
+
+def test_few_samples_are_looked_at_often_and_by_a_smoother_flow():
+    x, held, test = bent(jr.key(0), 500), bent(jr.key(1), 100), bent(jr.key(2), 4000)
+    seen = []
+    options = {"key": jr.key(3), "held_out": held, "num_steps": 300}
+    best = fit_flow(x, progress=lambda *news: seen.append(news[1]), **options)
+    assert seen == [0, *range(50, 301, 50)]
+    sharp = fit_flow(x, flow=spline_flow(jr.key(4), 2, data=x), **options)
+    values = [float(jnp.min(run.stats["held_out"])) for run in (best, sharp)]
+    assert values[0] < values[1] - 0.01
+    assert mean_log_prob(best.model, test) > mean_log_prob(sharp.model, test)
 
 
 def test_a_large_table_on_a_mesh_with_explicit_axes(monkeypatch):

@@ -271,6 +271,7 @@ def test_bad_input_is_named(user_errors):
         ("`num_layers`", lambda: coupling_flow(key, 2, num_layers=0)),
         ("`dim`", lambda: spline_flow(key, 0)),
         ("`num_bins`", lambda: spline_flow(key, 2, num_bins=1)),
+        ("`sharpness`", lambda: spline_flow(key, 2, sharpness=0)),
         ("`dim`", lambda: gaussianisation_flow(key, 0)),
         ("`num_knots`", lambda: gaussianisation_flow(key, 2, num_knots=1)),
         ("`interval`", lambda: gaussianisation_flow(key, 2, interval=0)),

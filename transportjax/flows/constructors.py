@@ -33,7 +33,6 @@ from transportjax.solvers.gaussianise import whitening
 from .flow import Flow
 
 _MOST_JUDGED = 5000  # samples by which the axes of the first layer are chosen
-_SHARPNESS = 2.0  # of the first layers of networks, in units of He's rule
 
 
 def coupling_flow(
@@ -114,6 +113,7 @@ def spline_flow(
     interval: int | float = 4.0,
     width: int = 64,
     depth: int = 2,
+    sharpness: int | float = 2.0,
 ) -> Flow:
     """A flow of rational-quadratic spline couplings: a neural spline flow.
 
@@ -137,6 +137,9 @@ def spline_flow(
         interval: the splines act in [-interval, interval] of what it gives.
         width: of the hidden layers of the networks.
         depth: number of their hidden layers.
+        sharpness: of their first layers, in units of He's rule: how fine the structure
+            is that they find soon. From a thousand samples less generalises better,
+            such as 0.5 with 8 bins.
 
     Returns:
         The flow; with `data` the Gaussian law with their mean and covariance, or their
@@ -157,12 +160,14 @@ def spline_flow(
     References:
         Durkan, Bekasov, Murray and Papamakarios (2019), "Neural spline flows".
     """
+    _checks.check_number("sharpness", sharpness, 0, open_low=True)
     return _stack(
         key,
         dim,
         data,
         num_layers,
         _spline,
+        sharpness=float(sharpness),
         rotate=rotate,
         num_conditions=num_conditions,
         num_bins=num_bins,
@@ -232,7 +237,12 @@ def _affine(
 
 
 def _spline(
-    key: PRNGKeyArray, number: Int[Array, ""], dim: int, rotate: bool, **options: Any
+    key: PRNGKeyArray,
+    number: Int[Array, ""],
+    dim: int,
+    rotate: bool,
+    sharpness: float,
+    **options: Any,
 ) -> Chain:
     """A spline coupling whose network bends all over its inputs, and sharply.
 
@@ -248,7 +258,7 @@ def _spline(
 
     weights, bias = leaves(layer)
     noise = jr.normal(spread_key, bias.shape, bias.dtype)
-    leaves_now = (_SHARPNESS * weights, _SHARPNESS * noise)
+    leaves_now = (sharpness * weights, sharpness * noise)
     return Chain((mix, eqx.tree_at(leaves, layer, leaves_now)))
 
 

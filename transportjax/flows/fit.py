@@ -31,6 +31,8 @@ _WORK = 9e6  # values that all steps of the fit move: some seconds
 _FIT_STEPS = (60, 300)
 _MOST_FITTED = 100_000  # samples, of which the fit takes about so many
 _MANY = 5000  # samples, from which what is trained soon takes the place of the fit
+_FEW = {"num_bins": 8, "sharpness": 0.5}  # of a flow for fewer: smoother
+_BLOCK, _SHORT_BLOCK = 250, 50  # steps, for many samples and for fewer
 _RATE = 1e-2
 _WARM = 100  # steps over which the rate rises
 _SLOW = 3000  # steps, from which on it falls like one over their root
@@ -51,7 +53,7 @@ def fit_flow(
     held_out: int | float | ArrayLike = 0.1,
     batch_size: int | None = None,
     num_steps: int = 20_000,
-    block: int = 250,
+    block: int | None = None,
     patience: int = 10,
     progress: Callable[[Flow, int, float], Any] | None = None,
 ) -> Minimisation:
@@ -75,7 +77,8 @@ def fit_flow(
     Args:
         x: samples, (n, d), n > d.
         key: a random key.
-        flow: what to train; None: `spline_flow` with its defaults and `data=x`.
+        flow: what to train; None: `spline_flow` with its defaults and `data=x`; a
+            smoother one from less than 5000 samples.
         fitted: what it has to be better than, its map from `gaussianise`; None: what
             that gives by its defaults.
         weights: masses >= 0 of the samples, (n,). None: equal ones.
@@ -83,7 +86,8 @@ def fit_flow(
             trained on; or samples of their own, (m, d).
         batch_size: samples of a batch. None: 256, or all if these are less.
         num_steps: steps at most. 20 000 take a minute or two on a processor.
-        block: steps between two looks at the held-out samples.
+        block: steps between two looks at the held-out samples. None: 250, or 50 with
+            less than 5000 samples, where it is soon over.
         patience: how many blocks in a row may bring no better likelihood of the
             held-out samples before it stops.
         progress: called after the fit and after each block with the best flow so far,
@@ -130,6 +134,9 @@ def fit_flow(
             reason = "train it with `maximum_likelihood`"
             _checks.check_needs_no_condition(name, reason, takes_condition(given))
     dim, masses = train["x"].shape[1], train["weights"]
+    is_large = len(train["x"]) >= _MANY
+    if block is None:
+        block = _BLOCK if is_large else _SHORT_BLOCK
     floor = None
     if fitted is None:
         part, shares = train["x"], masses
@@ -155,7 +162,8 @@ def fit_flow(
         first = column_maps(fitted.map)
         if first:
             train, kept = _through(Chain(first), train, kept)
-        flow = spline_flow(flow_key, dim, data=train["x"])
+        few = {} if is_large else _FEW
+        flow = spline_flow(flow_key, dim, data=train["x"], **few)
     both = _averaged(flow)
 
     def best_of(state: MinimiseState) -> tuple[Flow, float]:
