@@ -40,7 +40,6 @@ from .flows import (
     check_has_leaves as check_has_leaves,
     check_layer as check_layer,
     check_loss as check_loss,
-    check_needs_no_condition as check_needs_no_condition,
     check_num_clouds as check_num_clouds,
     check_num_neighbours as check_num_neighbours,
     check_order as check_order,
@@ -56,6 +55,7 @@ from .flows import (
     check_takes_condition as check_takes_condition,
     check_threshold as check_threshold,
     check_time as check_time,
+    check_unconditional as check_unconditional,
     check_velocities as check_velocities,
 )
 from .interop import (

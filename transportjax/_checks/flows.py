@@ -29,10 +29,10 @@ def check_takes_condition(name: str, takes: bool) -> None:
         )
 
 
-def check_needs_no_condition(name: str, reason: str, needs: bool) -> None:
-    """Raises if a flow is conditional where no conditions are given."""
-    if needs:
-        raise ValueError(f"`{name}` has conditional layers: {reason}.")
+def check_unconditional(name: str, takes: bool, instead: str) -> None:
+    """Raises if a flow takes a condition where none is given."""
+    if takes:
+        raise ValueError(f"`{name}` has conditional layers: {instead}.")
 
 
 def check_condition(name: str, shape: tuple[int, ...], num: int) -> None:

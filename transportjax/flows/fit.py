@@ -131,30 +131,16 @@ def fit_flow(
         if given is not None:
             _checks.check_kind(name, given, Flow)
             _checks.check_samples_of_flow("x", train["x"], given.dim)
-            reason = "train it with `maximum_likelihood`"
-            _checks.check_needs_no_condition(name, reason, takes_condition(given))
-    dim, masses = train["x"].shape[1], train["weights"]
-    is_large = len(train["x"]) >= _MANY
+            instead = "train it with `maximum_likelihood`"
+            _checks.check_unconditional(name, takes_condition(given), instead)
+    num, dim = train["x"].shape
+    is_large = num >= _MANY
     if block is None:
         block = _BLOCK if is_large else _SHORT_BLOCK
-    floor = None
     if fitted is None:
-        part, shares = train["x"], masses
-        if len(part) >= 2 * _MOST_FITTED:
-            part, shares = _thinned((part, shares), len(part) // _MOST_FITTED)
-        solution = gaussianise(
-            part,
-            key=fit_key,
-            num_steps=int(np.clip(_WORK / part.size, *_FIT_STEPS)),
-            directions=_directions(*part.shape),
-            weights=shares,
-            held_out=kept["x"],
-        )
-        fitted = Flow(solution.map, dim)
-        if kept["weights"] is None:  # it was judged so: nothing to compile
-            floor = float(np.nanmin(solution.stats["held_out"]))
-    if floor is None:
-        floor = float(eqx.filter_jit(mean_loss)(fitted, kept, key))
+        fitted, floor = _fitted(train, kept, fit_key)
+    else:
+        floor = _loss_of(fitted, kept)
     if progress is not None:
         progress(fitted, 0, floor)
     first: tuple[AbstractBijection, ...] = ()
@@ -169,7 +155,8 @@ def fit_flow(
     def best_of(state: MinimiseState) -> tuple[Flow, float]:
         if not state.best_loss < floor:
             return fitted, floor
-        best = both.flow_of(np.asarray(state.best.average))  # likewise
+        # by numpy: nothing to compile
+        best = both.flow_of(np.asarray(state.best.average))
         best = jax.tree.map(jnp.asarray, best)
         if first:
             best = Flow(Chain((*first, best.map)), dim)
@@ -195,6 +182,30 @@ def fit_flow(
     )
     stats = {**result.stats, "fitted": jnp.asarray(floor, train["x"].dtype)}
     return Minimisation(best_of(result.state)[0], result.state, stats)
+
+
+def _fitted(train: dict, kept: dict, key: PRNGKeyArray) -> tuple[Flow, float]:
+    """The flow by `gaussianise`, and the mean of -log p over the held-out samples."""
+    part, shares = train["x"], train["weights"]
+    if len(part) >= 2 * _MOST_FITTED:
+        part, shares = _thinned((part, shares), len(part) // _MOST_FITTED)
+    solution = gaussianise(
+        part,
+        key=key,
+        num_steps=int(np.clip(_WORK / part.size, *_FIT_STEPS)),
+        directions=_directions(*part.shape),
+        weights=shares,
+        held_out=kept["x"],
+    )
+    flow = Flow(solution.map, part.shape[1])
+    if kept["weights"] is None:  # it was judged so: nothing to compile
+        return flow, float(np.nanmin(solution.stats["held_out"]))
+    return flow, _loss_of(flow, kept)
+
+
+def _loss_of(flow: Flow, kept: dict) -> float:
+    """The mean of -log p over the held-out samples."""
+    return float(eqx.filter_jit(mean_loss)(flow, kept, jr.key(0)))  # the key is unused
 
 
 def _directions(num: int, dim: int) -> AbstractDirections | None:

@@ -93,9 +93,8 @@ def maximum_likelihood(
     """
     _checks.check_kind("flow", flow, Flow)
     if conditions is None:
-        _checks.check_needs_no_condition(
-            "flow", "give `conditions`, one a sample", takes_condition(flow)
-        )
+        instead = "give `conditions`, one a sample"
+        _checks.check_unconditional("flow", takes_condition(flow), instead)
     data = _samples(flow, "x", x, "conditions", conditions)
     data["weights"] = _checks.as_weights(
         "weights", weights, data["x"].shape[:1], data["x"].dtype
