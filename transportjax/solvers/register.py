@@ -192,11 +192,10 @@ def register(
         bending = 0.0
     radius = frame_of(first, second).scale
     widths = _widths(bandwidths, radius)
-    if concentrations is None and num_starts > 1:
-        concentrations = (_AMONG_MANY * radius / widths) ** 2
-    elif concentrations is None:
-        concentrations = (_ALONE * radius / widths) ** 2
-        if first.normals is not None:
+    if concentrations is None:
+        root = _ALONE if num_starts == 1 else _AMONG_MANY
+        concentrations = (root * radius / widths) ** 2
+        if first.normals is not None and num_starts == 1:
             most = steadiness(first, second, symmetric=bool(symmetric))
             concentrations = jnp.minimum(concentrations, most)
     if bending is None:
