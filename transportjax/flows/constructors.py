@@ -109,11 +109,11 @@ def spline_flow(
     num_layers: int = 4,
     num_conditions: int = 0,
     rotate: bool = True,
-    num_bins: int = 16,
+    num_bins: int = 8,
     interval: int | float = 4.0,
     width: int = 64,
     depth: int = 2,
-    sharpness: int | float = 2.0,
+    sharpness: int | float = 0.5,
 ) -> Flow:
     """A flow of rational-quadratic spline couplings: a neural spline flow.
 
@@ -138,8 +138,8 @@ def spline_flow(
         width: of the hidden layers of the networks.
         depth: number of their hidden layers.
         sharpness: of their first layers, in units of He's rule: how fine the structure
-            is that they find soon. From a thousand samples less generalises better,
-            such as 0.5 with 8 bins.
+            is that they find soon. With 2 edges and gaps of densities in the plane come
+            sooner; from tables it generalises worse.
 
     Returns:
         The flow; with `data` the Gaussian law with their mean and covariance, or their
@@ -244,10 +244,9 @@ def _spline(
     sharpness: float,
     **options: Any,
 ) -> Chain:
-    """A spline coupling whose network bends all over its inputs, and sharply.
+    """A spline coupling whose network bends all over its inputs.
 
-    With biases of zero all hidden units of a network of one input bend at zero; with
-    small weights, edges and gaps in the data take long to learn.
+    With biases of zero all hidden units of a network of one input bend at zero.
     """
     mix, layer_key = _mix(key, number, dim, rotate)
     layer_key, spread_key = jr.split(layer_key)

@@ -31,7 +31,6 @@ _WORK = 9e6  # values that all steps of the fit move: some seconds
 _FIT_STEPS = (60, 300)
 _MOST_FITTED = 100_000  # samples, of which the fit takes about so many
 _MANY = 5000  # samples, from which what is trained soon takes the place of the fit
-_FEW = {"num_bins": 8, "sharpness": 0.5}  # of a flow for fewer: smoother
 _BLOCK, _SHORT_BLOCK = 250, 50  # steps, for many samples and for fewer
 _RATE = 1e-2
 _WARM = 100  # steps over which the rate rises
@@ -77,15 +76,14 @@ def fit_flow(
     Args:
         x: samples, (n, d), n > d.
         key: a random key.
-        flow: what to train; None: `spline_flow` with its defaults and `data=x`; a
-            smoother one from less than 5000 samples.
+        flow: what to train; None: `spline_flow` with its defaults and `data=x`.
         fitted: what it has to be better than, its map from `gaussianise`; None: what
             that gives by its defaults.
         weights: masses >= 0 of the samples, (n,). None: equal ones.
         held_out: a share in (0, 1) of the samples, drawn at random, that are not
             trained on; or samples of their own, (m, d).
         batch_size: samples of a batch. None: 256, or all if these are less.
-        num_steps: steps at most. 20 000 take a minute or two on a processor.
+        num_steps: steps at most. 20 000 take half a minute to two on a processor.
         block: steps between two looks at the held-out samples. None: 250, or 50 with
             less than 5000 samples, where it is soon over.
         patience: how many blocks in a row may bring no better likelihood of the
@@ -134,9 +132,8 @@ def fit_flow(
             instead = "train it with `maximum_likelihood`"
             _checks.check_unconditional(name, takes_condition(given), instead)
     num, dim = train["x"].shape
-    is_large = num >= _MANY
     if block is None:
-        block = _BLOCK if is_large else _SHORT_BLOCK
+        block = _BLOCK if num >= _MANY else _SHORT_BLOCK
     if fitted is None:
         fitted, floor = _fitted(train, kept, fit_key)
     else:
@@ -148,8 +145,7 @@ def fit_flow(
         first = column_maps(fitted.map)
         if first:
             train, kept = _through(Chain(first), train, kept)
-        few = {} if is_large else _FEW
-        flow = spline_flow(flow_key, dim, data=train["x"], **few)
+        flow = spline_flow(flow_key, dim, data=train["x"])
     both = _averaged(flow)
 
     def best_of(state: MinimiseState) -> tuple[Flow, float]:
