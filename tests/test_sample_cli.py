@@ -84,6 +84,32 @@ def test_the_main_job(folder, tmp_path, capsys):
     assert (tmp_path / "new.csv").read_bytes() != (tmp_path / "out.csv").read_bytes()
 
 
+def test_columns_of_years(tmp_path, capsys):
+    """Names that are numbers are found, and told of; the options say otherwise."""
+    x = 1000 * np.random.default_rng(0).exponential(size=(60, 3))
+    x[::3, 0], x[:, 2] = 0, np.round(x[:, 2], 2)
+    write_table(tmp_path / "years.csv", Table(x, ("2019", "2020", "2021")))
+    text = (tmp_path / "years.csv").read_text().replace('"', "")
+    (tmp_path / "years.csv").write_text(text)
+    base = ("sample", "years.csv", "--steps", 2, "-o", "out.csv", "--force")
+    for options, told, rows, names in (
+        ((), "years.csv: names of columns are 2019, 2020, 2021; --no-header if", 60, 1),
+        (("--header",), "60 rows", 60, 1),
+        (("--no-header",), "61 rows", 61, 0),
+    ):
+        assert run(tmp_path, *base, *options) == 0
+        text, err = capsys.readouterr()
+        assert told in text
+        assert ("--no-header" in text) == (not options)
+        out = read_table(tmp_path / "out.csv")
+        assert (len(out.values), len(out.columns)) == (rows, 3 * names)
+        assert ("multiples of 0.01, samples too: 2021" in text) == bool(names)
+        assert ("often exactly 0, samples as often: 2019" in text) == bool(names)
+    (tmp_path / "none.csv").write_text("1.5,7\n2,2.5\n9.25,3\n4,6.5\n5,5.5\n")
+    assert run(tmp_path, "sample", "none.csv", "-o", "o.csv", "--steps", 1) == 0
+    assert "none.csv: no names of columns; --header if" in capsys.readouterr().out
+
+
 def test_scores(folder, tmp_path, capsys):
     base = ("sample", "--flow", "flow.tjx", "-q", "--score")
     scores = tmp_path / "scores.csv"
@@ -199,7 +225,7 @@ def bad(folder):
         (4, "absent.csv", "absent.csv -o o.csv"),
         (4, "is an input", "data.csv -o data.csv --force"),
         (4, "exists already", "data.csv -o other.npy"),
-        (3, "nan.csv, line 3, column 2 (b): nan is not", "nan.csv -o o.csv"),
+        (3, "nan.csv, line 3, column 2 (b): nan stands", "nan.csv -o o.csv"),
         (3, "names.csv: has a line of names", "names.csv -o o.csv"),
         (3, "few.csv: a fit needs more rows than columns", "few.csv -o o.csv"),
         (3, "constant.csv: the only column is constant", "constant.csv -o o.csv"),

@@ -24,6 +24,7 @@ def fit_density(
     num_steps: int,
     train: int,
     weights: Float[Array, " n"] | None = None,
+    log_volumes: Float[np.ndarray, " n"] | None = None,
 ) -> tuple[AbstractBijection, dict[str, float]]:
     """A map from standardised samples to N(0, I), and how likely others are under it.
 
@@ -33,7 +34,7 @@ def fit_density(
     Returns:
         The map, and the mean log-likelihood of the samples held out, in nats: under "a
         normal law" with the moments of the others, "the flow", and, when it was
-        trained, "the trained flow".
+        trained, "the trained flow". `log_volumes` of these samples are added.
     """
     split_key, fit_key, train_key = jr.split(key, 3)
     num, dim = x.shape
@@ -58,6 +59,9 @@ def fit_density(
         )
         map = result.model.map
         scores["the trained flow"] = float(jnp.mean(log_likelihood(result.model, kept)))
+    if log_volumes is not None:
+        volume = float(np.mean(log_volumes[np.asarray(order[:count])]))
+        scores = {name: score + volume for name, score in scores.items()}
     return map, scores
 
 
