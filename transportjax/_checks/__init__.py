@@ -160,11 +160,13 @@ from .tables import (
     check_fitted as check_fitted,
     check_independent_columns as check_independent_columns,
     check_more_rows as check_more_rows,
+    check_num_rows as check_num_rows,
     check_num_steps as check_num_steps,
     check_table as check_table,
     check_varying as check_varying,
     check_within_range as check_within_range,
     column_name as column_name,
+    column_names as column_names,
 )
 from .values import (
     as_float as as_float,
