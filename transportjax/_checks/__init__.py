@@ -165,6 +165,7 @@ from .tables import (
     check_more_rows as check_more_rows,
     check_num_rows as check_num_rows,
     check_num_steps as check_num_steps,
+    check_spread_of_columns as check_spread_of_columns,
     check_table as check_table,
     check_varying as check_varying,
     check_within_range as check_within_range,

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from .clouds import least_spread
+
 _RANK_TOLERANCE = 1e-10  # of a variance that other columns leave, of one
 
 
@@ -70,6 +72,21 @@ def check_independent_columns(
     raise ValueError(
         f"{name} is a linear function of the columns before it; leave it out."
     )
+
+
+def check_spread_of_columns(
+    standard: np.ndarray, columns: Sequence[str], numbers: np.ndarray
+) -> None:
+    """Raises if a standardised column is all but a function of others, in float32."""
+    dim = standard.shape[1]
+    variances, axes = np.linalg.eigh(standard.T @ standard / len(standard))
+    # twice as much: a fit sees a part of the rows
+    if variances[0] <= 2 * least_spread(dim, "float32") * variances[-1]:
+        name = column_name(columns, int(numbers[np.argmax(np.abs(axes[:, 0]))]))
+        raise ValueError(
+            f"{name} is almost a linear function of other columns, as a sum of them or "
+            "the rest of a hundred per cent is; leave it out, or one of them."
+        )
 
 
 def check_within_range(count: int, num: int) -> None:

@@ -16,6 +16,7 @@ from transportjax._checks import (
     check_independent_columns,
     check_more_rows,
     check_num_steps,
+    check_spread_of_columns,
     check_within_range,
 )
 from transportjax.flows import Flow
@@ -128,7 +129,13 @@ def fit_table_law(
         scale = np.where(varies, continuous.std(axis=0), 0)
     check_deviations(table.columns, scale, varies)
     standard = (continuous - centre)[:, varies] / scale[varies]
-    check_independent_columns(standard, table.columns, np.flatnonzero(varies))
+    # of all but whole numbers without the noise, which hides it
+    is_whole = np.array([form.step >= 1 for form in forms])
+    quiet = np.where(is_whole, places, 0.5)
+    plain = (_spread(forms, values, quiet)[0] - centre)[:, varies] / scale[varies]
+    numbers = np.flatnonzero(varies)
+    check_independent_columns(plain, table.columns, numbers)
+    check_spread_of_columns(standard, table.columns, numbers)
     map, scores = fit_density(
         jnp.asarray(standard, "float32"),
         key=jr.key(seed),
@@ -260,7 +267,8 @@ def _rows(law: TableLaw, standard: np.ndarray) -> np.ndarray:
     for place, column in enumerate(np.flatnonzero(law.varies)):
         form, scale = law.forms[column], law.scale[column]
         y = law.centre[column] + scale * standard[:, place]
-        unit = form.step or min(scale, form.high - form.low) / 10**_DIGITS
+        digit = min(scale, form.high - form.low) / 10**_DIGITS
+        unit = form.step if form.step >= 1 else max(form.step, digit)
         decimals = -math.floor(math.log10(unit) + 1e-9)
         rows[:, column] = gather(form, y, decimals)
     return rows

@@ -7,6 +7,8 @@ from typing import Any
 from .options import Report, naming
 
 STEPS = 300
+_MANY = 1e5  # steps in the range of a column, whose rounding is not worth telling
+_FEW = 3  # values that repeat, to be told one by one
 
 
 def check_options(arguments: argparse.Namespace) -> None:
@@ -115,10 +117,13 @@ def _notes(form: Any, x: Any) -> list[str]:
     notes = []
     if form.step == 1:
         notes.append("whole numbers, samples are rounded")
-    elif form.step:
+    elif form.step * _MANY > form.high - form.low:
         notes.append(f"multiples of {form.step:g}, samples too")
-    for value in form.repeated:
-        notes.append(f"often exactly {value:g}, samples as often")
+    if len(form.repeated) <= _FEW:
+        told = [f"exactly {value:g}" for value in form.repeated]
+    else:
+        told = ["one of a few numbers"]
+    notes += [f"often {what}, samples as often" for what in told]
     if len(x) > 1 and np.all(np.diff(x) == 1):
         notes.append("these number the rows; leave them out if that is all they do")
     return notes
