@@ -80,8 +80,7 @@ def check_spread_of_columns(
     """Raises if a standardised column is all but a function of others, in float32."""
     dim = standard.shape[1]
     variances, axes = np.linalg.eigh(standard.T @ standard / len(standard))
-    # twice as much: a fit sees a part of the rows
-    if variances[0] <= 2 * least_spread(dim, "float32") * variances[-1]:
+    if variances[0] <= least_spread(dim, "float32") * variances[-1]:
         name = column_name(columns, int(numbers[np.argmax(np.abs(axes[:, 0]))]))
         raise ValueError(
             f"{name} is almost a linear function of other columns, as a sum of them or "
