@@ -100,6 +100,18 @@ def test_laws(function, x64):
     assert_close(jax.jit(function)(x, y), value)
 
 
+@pytest.mark.parametrize("function", [energy_distance, mmd, nearest_neighbour_kl])
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+def test_any_unit_in_float32(function, scale):
+    """Squares of these distances are no numbers of the dtype."""
+    x, y = (jnp.asarray(points, "float32") for points in clouds())
+    unit = scale if function is energy_distance else 1
+    assert_close(function(x * scale, y * scale) / unit, function(x, y), rtol=1e-4)
+    slopes = jax.grad(function)
+    found = slopes(x * scale, y * scale) * (scale / unit)
+    assert_close(found, slopes(x, y), rtol=1e-3, atol=1e-5)
+
+
 def test_dtype_and_repetition():
     x, y = (jnp.asarray(points, "float32") for points in clouds())
     value = energy_distance(x, y)
@@ -130,8 +142,9 @@ def test_bad_input(user_errors):
             function(x, y[:, :2])
         with pytest.raises(ValueError, match="`x` must be finite"):
             function(x * np.nan, y)
-    with pytest.raises(ValueError, match="`bandwidth` must be in"):
-        mmd(x, y, bandwidth=0)
+    for bandwidth in (0, np.inf):
+        with pytest.raises(ValueError, match="`bandwidth` must be in"):
+            mmd(x, y, bandwidth=bandwidth)
     with pytest.raises(ValueError, match="`num_neighbours` must be below"):
         nearest_neighbour_kl(x, y, num_neighbours=30)
     with pytest.raises(ValueError, match="`num_neighbours` must be an integer >= 1"):

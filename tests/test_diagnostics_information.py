@@ -44,6 +44,14 @@ def test_negentropy_has_no_unit(x64):
     check_gradient(negentropy, x[0])
 
 
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+def test_any_unit_in_float32(scale):
+    x = jr.exponential(jr.key(0), (2, 300))
+    assert_close(negentropy(x * scale), negentropy(x), rtol=1e-4)
+    slopes = jax.grad(lambda x: negentropy(x).sum())
+    assert_close(scale * slopes(x * scale), slopes(x), rtol=1e-3, atol=1e-5)
+
+
 def test_tied_samples_have_no_density():
     assert spacing_entropy(jnp.zeros(20)) == -jnp.inf
     assert jnp.isfinite(spacing_entropy(jnp.array([0.0, 1.0, 3.0])))
@@ -115,8 +123,9 @@ def test_bad_input(user_errors):
             function(jnp.array([1.0, jnp.nan, 2.0]))
     with pytest.raises(ValueError, match="`x` must have shape"):
         total_correlation(jnp.ones(3), key=jr.key(0))
-    with pytest.raises(ValueError, match="`x` must have more samples"):
-        total_correlation(jr.normal(jr.key(0), (4, 2)), key=jr.key(0))
+    for num in (1, 5):  # each half has more than d
+        with pytest.raises(ValueError, match=f"must be an integer >= 6; got {num}"):
+            total_correlation(jr.normal(jr.key(0), (num, 2)), key=jr.key(0))
     x = jr.normal(jr.key(0), (100, 1))
     with pytest.raises(ValueError, match="`x` must vary in every direction"):
         total_correlation(jnp.concatenate([x, x], axis=1), key=jr.key(0))

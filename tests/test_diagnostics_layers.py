@@ -97,6 +97,8 @@ def test_figures(tmp_path, user_errors):
     heights = [bar.get_height() for bar in ax.patches]
     assert_close(np.square(heights), diagnostics.step_costs(clouds), rtol=1e-4)
     shown(ax, tmp_path / "layers.png")
+    ax = diagnostics.plot_layers(1e25 * clouds[:2])
+    assert_close(ax.patches[0].get_height(), 1e25 * heights[0], rtol=1e-4)
     values = diagnostics.negentropy(clouds.swapaxes(1, 2))
     shown(diagnostics.plot_negentropy(values), tmp_path / "negentropy.png")
     with pytest.raises(ValueError, match="`values` must have shape"):
@@ -107,5 +109,17 @@ def test_figures(tmp_path, user_errors):
     shown(panels[0], tmp_path / "ricci.png")
     with pytest.raises(ValueError, match="`axes` must have 3 entries"):
         diagnostics.plot_ricci(found, panels[:2])
+    same = diagnostics.ricci_coefficients([x, x, x], 20)
+    assert "unknown" in diagnostics.plot_ricci(same)[1].get_title()
+    # what is not finite is left out; and what is no result is refused
+    strange = test._replace(null=test.null.at[0].set(jnp.nan))
+    assert "p = 0.024" in diagnostics.plot_two_sample_test(strange).get_title()
+    for plot, name in (
+        (diagnostics.plot_two_sample_test, "test"),
+        (diagnostics.plot_calibration, "found"),
+        (diagnostics.plot_ricci, "coefficients"),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` must be a"):
+            plot(clouds)
     # the axes of the caller are drawn on
     assert diagnostics.plot_layers(clouds, panels[0]) is panels[0]

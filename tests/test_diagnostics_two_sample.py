@@ -99,6 +99,20 @@ def test_divisions_that_repeat_are_equal(name):
     assert same.p_value == 1 or name == "kl"  # that is below zero here
 
 
+@pytest.mark.parametrize("statistic", [energy_distance, mmd, nearest_neighbour_kl])
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+def test_any_unit_in_float32(statistic, scale):
+    x, y = jr.normal(jr.key(0), (2, 40, 2))
+    unit = scale if statistic is energy_distance else 1
+    found, expected = (
+        two_sample_test(x * s, (y + 1) * s, statistic, key=jr.key(1))
+        for s in (scale, 1)
+    )
+    assert_close(found.value / unit, expected.value, rtol=1e-4)
+    assert_close(found.null / unit, expected.null, rtol=1e-3, atol=1e-5)
+    assert found.p_value == expected.p_value < 0.02
+
+
 def test_a_value_that_is_none_has_no_level():
     x = jnp.ones((10, 2))  # the logarithm of zero over zero
     assert jnp.isnan(two_sample_test(x, x, nearest_neighbour_kl, key=jr.key(0)).p_value)

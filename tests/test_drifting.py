@@ -137,8 +137,9 @@ def test_fields_change_sign_with_the_roles(x64):
     x, y = clouds(jr.key(8))
     places = jr.normal(jr.key(9), (5, 2))
     h = jnp.asarray(0.5)
-    one = drifting._score_field(places, x, y, h)
-    np.testing.assert_allclose(one, -drifting._score_field(places, y, x, h), rtol=1e-12)
+    places, x, y = (points / h for points in (places, x, y))
+    one = drifting._score_field(places, x, y)
+    np.testing.assert_allclose(one, -drifting._score_field(places, y, x), rtol=1e-12)
     a, b = jr.uniform(jr.key(1), (5, 15)), jr.uniform(jr.key(2), (5, 12))
     one = drifting._exchange(a, y, b, x)
     np.testing.assert_allclose(one, -drifting._exchange(b, x, a, y), rtol=1e-9)
@@ -183,6 +184,19 @@ def test_fields_scale_with_the_points(name, x64):
     x, y = clouds(jr.key(15))
     scaled = FIELDS[name](3 * x, 3 * y)
     np.testing.assert_allclose(scaled, 3 * FIELDS[name](x, y), rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+def test_any_unit_in_float32(scale):
+    """Squares of these lengths are no numbers of the dtype."""
+    x, y = clouds(jr.key(15), dtype="float32")
+    extra = x + 1
+    for field in (
+        lambda s: flows.two_sided_drift(s * x, s * y, negatives=s * extra),
+        lambda s: flows.score_drift(s * x, s * y, bandwidth=0.5 * s),
+        lambda s: flows.sliced_drift(s * x, s * y, key=jr.key(0)),
+    ):
+        np.testing.assert_allclose(field(scale) / scale, field(1), rtol=1e-3, atol=1e-4)
 
 
 @each_field

@@ -262,6 +262,7 @@ def test_bad_input_is_named(user_errors):
     flow = Flow(affine, 2)
     cases = [
         ("`map` must be a map", lambda: Flow(jnp.tanh, 2)),
+        ("of type Flow. Give its `map`", lambda: Flow(flow, 2)),
         ("`dim`", lambda: Flow(affine, 0)),
         (r"one event of shape \(2,\)", lambda: Flow(affine, 3)),
         (r"one event of shape \(2,\)", lambda: flow.log_prob(jnp.zeros(3))),

@@ -1,5 +1,6 @@
 import functools
 import importlib
+import pickle
 import subprocess
 import sys
 import warnings
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+import scipy.sparse
 from helpers import assert_close, perturbed
 
 import transportjax as tj
@@ -394,14 +396,19 @@ class TestEstimator:
         x = self.samples(20)
         with pytest.raises(ValueError, match="not fitted"):
             FlowEstimator().transform(x)
-        with pytest.raises(ValueError, match="`X` must have 2 columns"):
+        with pytest.raises(ValueError, match="X has 1 features, but .* expecting 2"):
             self.fitted().transform(x[:, :1])
         for values, message in (
             (x[0], r"`X` must have shape \(n, d\)"),
             (np.where(x > 1e5, np.nan, x), "`X` must be finite"),
             (np.ones((9, 2)), "must vary in every column"),
-            (x[:2], "more rows than columns"),
+            (x[:2], "more rows than columns; got n_samples = 2"),
             ([["a"]], "array of numbers"),
+            (x[:0], r"`X` has 0 sample\(s\)"),
+            (x[:, :0], r"`X` has 0 feature\(s\)"),
+            (x * 1j, "`X` must be real"),
+            (scipy.sparse.csr_array(x), "sparse input is not supported"),
+            (x * 1e200, "column 1 has no standard deviation"),
         ):
             with pytest.raises(ValueError, match=message):
                 FlowEstimator().fit(values)
@@ -415,6 +422,49 @@ class TestEstimator:
             FlowEstimator(training=-1).fit(x)
         with pytest.raises(ValueError, match="`random_state` must be"):
             FlowEstimator(random_state="a").fit(x)
+
+    def test_rows_of_weight_zero_are_none(self):
+        x = self.samples(40)
+        weights = np.arange(40) % 4
+        model, other = (
+            FlowEstimator(num_steps=2).fit(*each)
+            for each in (
+                (x, None, weights),
+                (x[weights > 0], None, weights[weights > 0]),
+            )
+        )
+        np.testing.assert_array_equal(model.score_samples(x), other.score_samples(x))
+        assert model.scores_ == other.scores_
+        # the scores are those of the held-out rows as often as they weigh
+        doubled = FlowEstimator(num_steps=2).fit(x, None, 2 * weights)
+        for name, score in model.scores_.items():
+            np.testing.assert_allclose(doubled.scores_[name], score, rtol=1e-5)
+
+    def test_data_frames(self):
+        """Anything with `columns` that numpy can make an array of."""
+
+        class Frame:
+            def __init__(self, values, columns):
+                self.values, self.columns = values, columns
+
+            def __array__(self, dtype=None, copy=None):
+                return np.array(self.values, dtype)
+
+        x = self.samples(40)
+        model = FlowEstimator(num_steps=2).fit(Frame(x, ["a", "b"]))
+        assert model.feature_names_in_.tolist() == ["a", "b"]
+        plain = FlowEstimator(num_steps=2).fit(x)
+        assert not hasattr(plain, "feature_names_in_")
+        np.testing.assert_array_equal(model.transform(x), plain.transform(x))
+        assert model.score(Frame(x, ["a", "b"])) == plain.score(x)
+        with pytest.raises(ValueError, match="fitted, in their order: a, b; got b, a"):
+            model.transform(Frame(x[:, ::-1], ["b", "a"]))
+        assert not hasattr(model.fit(x), "feature_names_in_")
+
+    def test_it_can_be_pickled(self):
+        again = pickle.loads(pickle.dumps(self.fitted()))
+        x = self.samples(9)
+        np.testing.assert_array_equal(again.transform(x), self.fitted().transform(x))
 
     def test_with_scikit_learn(self):
         needs("sklearn")

@@ -172,9 +172,10 @@ def test_bad_input_is_named(user_errors, x):
         (flow, "`weights`", {"weights": jnp.ones(3)}),
         (flow, "`weights`", {"weights": -jnp.ones(600)}),
         (flow, "takes no condition", {"conditions": c}),
+        (flow, "`state` must be a MinimiseState; got a int", {"state": 3}),
         (on_condition, "`flow` has conditional layers: give", {}),
         (on_condition, "`conditions` must have shape", {"conditions": c[:5]}),
-        (on_condition, r"`condition` must be one", {"conditions": c[:, :1]}),
+        (on_condition, r"`conditions` do not fit .*must be", {"conditions": c[:, :1]}),
         (on_condition, "`conditions` must be finite", {"conditions": c + jnp.inf}),
         (on_condition, "pair", {"conditions": c, "held_out": x}),
         (on_condition, "`held_out` must have 2", {"conditions": c, "held_out": (x,)}),
@@ -192,3 +193,9 @@ def test_bad_input_is_named(user_errors, x):
     for model, match, options in cases:
         with pytest.raises(ValueError, match=match):
             maximum_likelihood(**{"flow": model, "x": x, "key": jr.key(0), **options})
+    with pytest.raises(
+        ValueError, match="`maximum_likelihood` cannot be called within"
+    ):
+        jax.vmap(lambda key: maximum_likelihood(flow, x, key=key).stats["loss"])(
+            jr.split(jr.key(0), 2)
+        )

@@ -211,6 +211,23 @@ def test_one_program_for_blocks_and_calls(start, x):
     assert len(TRACES) <= 3  # and to judge, before and after blocks
 
 
+def test_an_ensemble_is_one_model(x):
+    """Each member is trained as it would be by itself."""
+
+    def total(maps, x, key):
+        return jnp.sum(
+            eqx.filter_vmap(loss, in_axes=(eqx.if_array(0), None, None))(maps, x, key)
+        )
+
+    starts = [Affine((1 + i) * jnp.eye(2), jnp.ones(2)) for i in range(3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    plan = {"key": jr.key(1), "batch_size": 32, "num_steps": 9, "optimiser": SGD}
+    found = minimise(total, stacked, x, **plan).model
+    for i, one in enumerate(starts):
+        alone = minimise(loss, one, x, **plan).model
+        assert_close(found.matrix[i], alone.matrix, rtol=1e-5)
+
+
 def test_dtypes(x, x64):
     for dtype in ("float32", "float64"):
         start = Affine(jnp.eye(2, dtype=dtype), jnp.ones(2, dtype))
@@ -251,6 +268,17 @@ def test_bad_input_is_named(user_errors, start, x):
             minimise(lambda m, x, k: jax.vmap(m)(x), start, x, key=jr.key(0))
         with pytest.raises(ValueError, match="`model` has nothing to train"):
             minimise(lambda m, x, k: jnp.sum(x), jnp.arange(3), x, key=jr.key(0))
+        with pytest.raises(ValueError, match="`optimiser` must be an optimiser of opt"):
+            run(start, x, optimiser="adam")
+        with pytest.raises(
+            ValueError, match="`state` must be a MinimiseState; got a M"
+        ):
+            run(start, x, state=run(start, x, num_steps=1))
+        for transformed in (jax.jit, jax.vmap):
+            with pytest.raises(ValueError, match="`minimise` cannot be called within"):
+                transformed(lambda key: minimise(loss, start, x, key=key).model)(
+                    jr.split(jr.key(0), 3)
+                )
         state = run(start, x, num_steps=1).state
         for other in (jnp.ones((7, 2)), x):
             more = {"optimiser": SGD} if other is x else {"batch_size": 2}

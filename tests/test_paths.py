@@ -134,3 +134,9 @@ def test_bad_input(key, user_errors):
         flows.matching_loss(lambda t, x: t, batch)
     with pytest.raises(ValueError, match="`conditions` must have shape"):
         flows.matching_loss(lambda t, x: x, batch, jnp.ones((3, 1)))
+    with pytest.raises(ValueError, match="`field` takes no condition"):
+        flows.matching_loss(lambda t, x: x, batch, jnp.ones((4, 1)))
+    with pytest.raises(ValueError, match="`path` must return a place and a velocity"):
+        flows.matching_batch(key, x0, x0, path=lambda x0, x1, t, noise: x0)
+    with pytest.raises(ValueError, match=r"both of shape \(2,\); got \[\(2,\), \(\)\]"):
+        flows.matching_batch(key, x0, x0, path=lambda x0, x1, t, noise: (x0, t))

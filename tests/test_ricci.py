@@ -183,6 +183,11 @@ def test_straightness(x64):
     there_and_back = np.stack([x, x + 1, x])
     np.testing.assert_allclose(diagnostics.straightness(there_and_back), 0, atol=1e-9)
     np.testing.assert_array_equal(diagnostics.straightness(np.stack([x, x])), 1)
+    for scale in (1e25, 1e-25):  # whose squares are no numbers of float32
+        scaled = np.asarray(scale * ways, "float32")
+        np.testing.assert_allclose(
+            diagnostics.straightness(scaled), 2 / np.pi, rtol=1e-4
+        )
     check_gradient(lambda c: diagnostics.straightness(c).sum(), ways[::256])
 
 

@@ -84,6 +84,39 @@ def test_the_main_job(folder, tmp_path, capsys):
     assert (tmp_path / "new.csv").read_bytes() != (tmp_path / "out.csv").read_bytes()
 
 
+def test_columns_of_years(tmp_path, capsys):
+    """Names that are numbers are found, and told of; the options say otherwise."""
+    x = 1000 * np.random.default_rng(0).exponential(size=(60, 3))
+    x[::3, 0], x[:, 2] = 0, np.round(x[:, 2], 1)
+    write_table(tmp_path / "years.csv", Table(x, ("2019", "2020", "2021")))
+    text = (tmp_path / "years.csv").read_text().replace('"', "")
+    (tmp_path / "years.csv").write_text(text)
+    base = ("sample", "years.csv", "--steps", 2, "-o", "out.csv", "--force")
+    for options, told, rows, names in (
+        ((), "years.csv: names of columns are 2019, 2020, 2021; --no-header if", 60, 1),
+        (("--header",), "60 rows", 60, 1),
+        (("--no-header",), "61 rows", 61, 0),
+    ):
+        assert run(tmp_path, *base, *options) == 0
+        text, err = capsys.readouterr()
+        assert told in text
+        assert ("--no-header" in text) == (not options)
+        out = read_table(tmp_path / "out.csv")
+        assert (len(out.values), len(out.columns)) == (rows, 3 * names)
+        assert ("multiples of 0.1, samples too: 2021" in text) == bool(names)
+        assert ("often exactly 0, samples as often: 2019" in text) == bool(names)
+    write_table(tmp_path / "few.csv", Table(np.tile(x[:9] ** 2, (5, 1))))
+    assert run(tmp_path, "sample", "few.csv", "-o", "o.csv", "--steps", 1) == 0
+    text = capsys.readouterr().out
+    assert "often one of a few numbers, samples as often: column 1, column 2" in text
+    assert "multiples" not in text  # of the last digit
+    assert np.isin(read_table(tmp_path / "o.csv").values, x[:9] ** 2).mean() > 0.8
+    (tmp_path / "o.csv").unlink()
+    (tmp_path / "none.csv").write_text("1.5,7\n2,2.5\n9.25,3\n4,6.5\n5,5.5\n")
+    assert run(tmp_path, "sample", "none.csv", "-o", "o.csv", "--steps", 1) == 0
+    assert "none.csv: no names of columns; --header if" in capsys.readouterr().out
+
+
 def test_scores(folder, tmp_path, capsys):
     base = ("sample", "--flow", "flow.tjx", "-q", "--score")
     scores = tmp_path / "scores.csv"
@@ -178,6 +211,12 @@ def bad(folder):
     write_table(folder / "constant.csv", Table(np.ones((9, 1))))
     double = np.concatenate([data, 2 * data[:, :1] - data[:, 3:]], axis=1)
     write_table(folder / "double.csv", Table(double, (*NAMES, "sum")))
+    parts = np.random.default_rng(0).integers(1000, 90_000, (60, 2))
+    total = np.concatenate([parts, parts.sum(1, keepdims=True)], axis=1)
+    write_table(folder / "total.csv", Table(total, ("a", "b", "total")))
+    shares = np.round(45 * np.random.default_rng(0).uniform(size=(60, 2)), 1)
+    rest = np.round(100 - shares.sum(1, keepdims=True), 1)
+    write_table(folder / "shares.csv", Table(np.concatenate([shares, rest], axis=1)))
     write_table(folder / "narrow.csv", Table(data[:, :2]))
     write_table(folder / "renamed.csv", Table(data, ("length", "number", "u", "c")))
     (folder / "nan.csv").write_text("a,b\n1,2\n3,nan\n")
@@ -199,12 +238,14 @@ def bad(folder):
         (4, "absent.csv", "absent.csv -o o.csv"),
         (4, "is an input", "data.csv -o data.csv --force"),
         (4, "exists already", "data.csv -o other.npy"),
-        (3, "nan.csv, line 3, column 2 (b): nan is not", "nan.csv -o o.csv"),
+        (3, "nan.csv, line 3, column 2 (b): nan stands", "nan.csv -o o.csv"),
         (3, "names.csv: has a line of names", "names.csv -o o.csv"),
         (3, "few.csv: a fit needs more rows than columns", "few.csv -o o.csv"),
         (3, "constant.csv: the only column is constant", "constant.csv -o o.csv"),
         (3, "column 4 (cost) has no standard deviation", "huge.csv -o o.csv"),
         (3, "column 5 (sum) is a linear function", "double.csv -o o.csv"),
+        (3, "column 3 (total) is almost a linear function", "total.csv -o o.csv"),
+        (3, "column 3 is almost a linear function", "shares.csv -o o.csv"),
         (3, "must have the 4 columns", "--flow flow.tjx --score narrow.csv"),
         (3, "column 2 is 'number', not 'count'", "--flow flow.tjx --score renamed.csv"),
         (3, "must have the 4", "narrow.csv --flow flow.tjx --figure f.png"),

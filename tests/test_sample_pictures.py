@@ -104,6 +104,7 @@ def test_training_and_arrays(folder, tmp_path, capsys):
     ("code", "words", "arguments"),
     [
         (2, "--within-range is for tables", "bars -o o --within-range"),
+        (2, "--header and --no-header are for tables", "bars -o o --header"),
         (2, "written to a folder", "bars -o o.png"),
         (3, "holds no pictures", "empty -o o"),
         (3, "but folders, a first: name one of them", "parent -o o"),

@@ -34,6 +34,8 @@ def test_what_is_written_is_read(tmp_path, suffix):
         ("a.txt", "x,y\n1,2\n3,4\n"),
         ("a.csv", '"x","y"\n"1","2"\n3,"4"\n'),
         ("a.csv", "x,y\n1e0,2\n+3,4.0\n"),
+        ("a.csv", "x,y,\n1,2,\n3,4,\n"),
+        ("a.csv", "sep=;\nx;y\n1;2\n3;4\n"),
     ],
 )
 def test_texts_of_many_makes(tmp_path, name, text):
@@ -53,6 +55,78 @@ def test_old_ends_of_lines_and_marks_in_names(tmp_path):
     path = tmp_path / "a.txt"
     write_table(path, Table(VALUES, ("", "b", "c")))  # as of a table with row numbers
     assert read_table(path).columns == ("", "b", "c")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_decimal_commas(tmp_path, suffix):
+    mark = ";" if suffix == ".csv" else "\t"
+    path = tmp_path / f"a{suffix}"
+    for names in ("", f"height, m{mark}y\n"):
+        path.write_text(names + f"1,5{mark}2\n-0,25{mark}1,5e3\n")
+        table = read_table(path)
+        np.testing.assert_array_equal(table.values, [[1.5, 2], [-0.25, 1500]])
+        assert table.columns == (("height, m", "y") if names else ())
+
+
+def test_text_of_two_bytes_a_letter(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("a\u00e7\u00e3o,y\n1,2\n".encode("utf-16"))
+    assert read_table(path).columns == ("a\u00e7\u00e3o", "y")
+
+
+def test_one_column_with_a_name_of_two_words(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("body mass\n1\n2\n")
+    assert read_table(path).columns == ("body mass",)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("2019,2020,2021\n1,5.5,2\n7,9,9\n", True),
+        ("0,1\n1,5\n7,9\n", True),
+        (",0,1\n0,5,5\n1,9,10\n", True),  # row numbers, without a name
+        ("id,2019,2020\n1,3,4\n2,4,5\n", True),
+        ('"1","5"\n1,2\n3,2\n', True),
+        ("1,2\n5,9\n7,8\n", False),  # another line counts up
+        ("1,3\n5,9\n7,9\n", False),
+        ("1.5,2.5\n5,9\n7,9\n", False),
+        ("1,1\n5,9\n7,9\n", False),
+        ("7\n5\n9\n", False),
+        ("1,2\n", False),  # nothing would be left
+        ('"1","2"\n"5","9"\n"6","7"\n', False),
+    ],
+)
+def test_names_that_are_numbers(tmp_path, text, found):
+    """Whether they are found out; and either way if asked for."""
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    names = tuple(text.split("\n")[0].replace('"', "").split(","))
+    num = text.count("\n")
+    table = read_table(path)
+    assert (table.columns, len(table.values)) == (
+        (names, num - 1) if found else ((), num)
+    )
+    if num > 1:
+        asked = read_table(path, header=True)
+        assert (asked.columns, len(asked.values)) == (names, num - 1)
+    if "id" not in text and names[0]:
+        asked = read_table(path, header=False)
+        assert (asked.columns, len(asked.values)) == ((), num)
+        np.testing.assert_array_equal(asked.values[0], np.array(names, float))
+    # such names are written so that they are read
+    write_table(path, Table(VALUES, ("7", "3", "x")))
+    assert read_table(path).columns == ("7", "3", "x")
+
+
+def test_a_header_that_is_none(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x,y\n1,2\n")
+    with pytest.raises(TableError, match="line 1, column 1: 'x' is not a number"):
+        read_table(path, header=False)
+    np.save(tmp_path / "a.npy", VALUES)
+    with pytest.raises(TableError, match="have a line of names"):
+        read_table(tmp_path / "a.npy", header=True)
 
 
 def test_names_that_begin_with_digits(tmp_path):
@@ -83,14 +157,18 @@ def test_whole_numbers_are_written_as_such(tmp_path):
         ("\n# nothing\n", "a.csv: holds no numbers"),
         ("x,y\n", "a.csv: has a line of names, and no numbers under it"),
         ("x,y\n1,2\n3,\n", r"a.csv, line 3, column 2 \(y\): the cell is empty"),
-        ("x,y\n1,2\n\n3,nan\n", r"line 4, column 2 \(y\): nan is not a finite"),
-        ("1,2\n-inf,4\n", "line 2, column 1: -inf is not a finite"),
+        ("x,y\n1,2\n\n3,nan\n", r"line 4, column 2 \(y\): nan stands for no number"),
+        ("1,3\n-inf,4\n", "line 2, column 1: -inf is not a finite"),
         ("x,y\n1,2\n3,oak\n", r"line 3, column 2 \(y\): 'oak' is not a number"),
         ("1,oak\n1,2\n", "line 1, column 2: 'oak' is not a number"),
-        ("x;y\n7,4;2\n", r"line 2, column 1 \(x\): '7,4' is not a number"),
+        ("x;y\n7,4.5;2\n", r"line 2, column 1 \(x\): '7,4.5' is not a number"),
+        ("x;y\n1,234;2\n", "'1,234' is not a number. .* numbers as 1234.5"),
+        ("x,y\n1,2020-01-01\n", "'2020-01-01' is not a number. Leave its column out"),
         ("x,y\n1,2\n1,2,3\n", "line 3: 3 cells, where the first line has 2"),
         ("x,y\n1,2,3\n1,2,3\n", "line 2: 3 cells, where the first line has 2"),
-        ("x,y\n1,NA\n", r"line 2, column 2 \(y\): 'NA' is not a number"),
+        ("x,y\n1,NA\n", r"line 2, column 2 \(y\): NA stands for no number. Fill it"),
+        ("1,2,NA\n4,7,3\n", "line 1, column 3: NA stands for no number"),
+        ("country,2019\n1,2\n", "line 1, column 1: 'country' .* set `header`"),
         ("1,2\0\n", "a.csv: is not a text file"),
         ("x,y\n1_000,2\n", r"line 2, column 1 \(x\): '1_000' is not a number"),
         ("x" * 200_000, "a.csv: cannot be read: field larger"),

@@ -140,6 +140,36 @@ def check_loss(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must return one real number; got {got}.")
 
 
+def check_not_traced(name: str, tree: Any) -> None:
+    """Raises within jit, vmap or grad: `name` is a loop that looks at values."""
+    if not all(map(is_concrete, jax.tree.leaves(tree))):
+        raise ValueError(
+            f"`{name}` cannot be called within jit, vmap or grad: it looks at values "
+            "to stop. Train an ensemble as one model, by the sum of the losses of its "
+            "members; see `minimise`."
+        )
+
+
+def check_optimiser(name: str, optimiser: Any) -> None:
+    """Raises unless `optimiser` is one of optax, or None."""
+    is_one = hasattr(optimiser, "init") and hasattr(optimiser, "update")
+    if optimiser is not None and not is_one:
+        raise ValueError(
+            f"`{name}` must be an optimiser of optax, such as optax.adam(1e-3); got "
+            f"{optimiser!r:.80}."
+        )
+
+
+def check_path(name: str, found: Any, shape: tuple[int, ...]) -> None:
+    """Raises unless a path has returned a place and a velocity for each time."""
+    shapes = [jnp.shape(each) for each in jax.tree.leaves(found)]
+    if not isinstance(found, tuple) or shapes != [shape, shape]:
+        raise ValueError(
+            f"`{name}` must return a place and a velocity, both of shape {shape[1:]}; "
+            f"got {[each[1:] for each in shapes]}."
+        )
+
+
 def check_has_leaves(name: str, leaves: list[Any]) -> None:
     """Raises if there is nothing to train."""
     if not leaves:

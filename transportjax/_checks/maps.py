@@ -24,9 +24,10 @@ def check_event(name: str, x: Array, shape: tuple[int, ...]) -> None:
 def check_bijection(name: str, x: Any, base: type) -> None:
     """Raises unless `x` is a map, an instance of `base`."""
     if not isinstance(x, base):
+        hint = " Give its `map`." if isinstance(getattr(x, "map", None), base) else ""
         raise ValueError(
             f"`{name}` must be a map, of a class in transportjax.maps; got an object "
-            f"of type {type(x).__name__}."
+            f"of type {type(x).__name__}.{hint}"
         )
 
 

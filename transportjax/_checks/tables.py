@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from .clouds import least_spread
+
 _RANK_TOLERANCE = 1e-10  # of a variance that other columns leave, of one
 
 
@@ -72,6 +74,20 @@ def check_independent_columns(
     )
 
 
+def check_spread_of_columns(
+    standard: np.ndarray, columns: Sequence[str], numbers: np.ndarray
+) -> None:
+    """Raises if a standardised column is all but a function of others, in float32."""
+    dim = standard.shape[1]
+    variances, axes = np.linalg.eigh(standard.T @ standard / len(standard))
+    if variances[0] <= least_spread(dim, "float32") * variances[-1]:
+        name = column_name(columns, int(numbers[np.argmax(np.abs(axes[:, 0]))]))
+        raise ValueError(
+            f"{name} is almost a linear function of other columns, as a sum of them or "
+            "the rest of a hundred per cent is; leave it out, or one of them."
+        )
+
+
 def check_within_range(count: int, num: int) -> None:
     """Raises if fewer than `num` rows were found within the range of the data."""
     if count < num:
@@ -98,22 +114,62 @@ def check_columns_of_law(name: str, names: Sequence[str], num: int, law: Any) ->
         )
 
 
-def as_table(name: str, x: Any, dim: int | None = None) -> np.ndarray:
-    """`x` as a float64 (n, d); raises unless it is finite, with `dim` columns."""
+def as_table(
+    name: str, x: Any, dim: int | None = None, columns: Sequence[str] = ()
+) -> np.ndarray:
+    """`x` as a float64 (n, d); raises unless it is finite, with the `dim` columns.
+
+    What scikit-learn's own checks look for is in the words of scikit-learn.
+    """
+    if hasattr(x, "toarray"):
+        raise ValueError(f"`{name}`: sparse input is not supported; give X.toarray().")
+    names = column_names(x)
     try:
-        x = np.asarray(x, np.float64)
+        x = np.asarray(x)
+        x = x if np.iscomplexobj(x) else x.astype(np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"`{name}` must be an array of numbers (n, d).") from None
-    if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"`{name}` must have shape (n, d), n, d >= 1; got {x.shape}.")
+    if np.iscomplexobj(x):
+        raise ValueError(f"`{name}` must be real. Complex data not supported.")
+    if x.ndim != 2:
+        raise ValueError(
+            f"`{name}` must have shape (n, d); got {x.shape}. Reshape your data: one "
+            "row a sample."
+        )
+    for count, what in zip(x.shape, ("sample", "feature"), strict=True):
+        if count == 0:
+            raise ValueError(
+                f"`{name}` has 0 {what}(s) (shape={x.shape}) while a minimum of 1 is "
+                "required."
+            )
     if dim is not None and x.shape[1] != dim:
         raise ValueError(
-            f"`{name}` must have {dim} columns, as the fitted samples had; got "
-            f"{x.shape[1]}."
+            f"{name} has {x.shape[1]} features, but FlowEstimator is expecting {dim} "
+            "features as input: as many columns as the fitted samples had."
+        )
+    if columns and names and names != tuple(columns):
+        raise ValueError(
+            f"`{name}` must have the columns that were fitted, in their order: "
+            f"{', '.join(columns)}; got {', '.join(names)}."
         )
     if not np.isfinite(x).all():
         raise ValueError(f"`{name}` must be finite; got a NaN or an infinity.")
     return x
+
+
+def column_names(x: Any) -> tuple[str, ...]:
+    """The names of the columns of a data frame, if all are strings."""
+    names = tuple(getattr(x, "columns", ()))
+    return names if all(isinstance(name, str) for name in names) else ()
+
+
+def check_num_rows(name: str, num: int, dim: int) -> None:
+    """Raises unless there are more samples than columns."""
+    if num <= dim:
+        raise ValueError(
+            f"`{name}` must have more rows than columns; got n_samples = {num} rows "
+            f"with a weight, and {dim} columns."
+        )
 
 
 def check_varying(name: str, x: np.ndarray) -> None:

@@ -1,10 +1,10 @@
 """A density of samples without choices to make: fitted, judged, perhaps trained."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -24,6 +24,7 @@ def fit_density(
     num_steps: int,
     train: int,
     weights: Float[Array, " n"] | None = None,
+    log_volumes: Float[np.ndarray, " n"] | None = None,
 ) -> tuple[AbstractBijection, dict[str, float]]:
     """A map from standardised samples to N(0, I), and how likely others are under it.
 
@@ -33,7 +34,8 @@ def fit_density(
     Returns:
         The map, and the mean log-likelihood of the samples held out, in nats: under "a
         normal law" with the moments of the others, "the flow", and, when it was
-        trained, "the trained flow".
+        trained, "the trained flow". `log_volumes` of these samples are added, and the
+        mean has their weights.
     """
     split_key, fit_key, train_key = jr.split(key, 3)
     num, dim = x.shape
@@ -43,9 +45,14 @@ def fit_density(
     kept, rest = x[order[:count]], x[order[count:]]
     masses = None if weights is None else weights[order[count:]]
     map = gaussianise(rest, key=fit_key, num_steps=num_steps, weights=masses).map
+    kept_masses = None if weights is None else np.asarray(weights[order[:count]])
+
+    def mean(values: Any) -> float:
+        return float(np.average(np.asarray(values, np.float64), weights=kept_masses))
+
     scores = {
-        "a normal law": _normal_score(rest, masses, kept),
-        "the flow": float(jnp.mean(log_likelihood(Flow(map, dim), kept))),
+        "a normal law": mean(_normal_scores(rest, masses, kept)),
+        "the flow": mean(log_likelihood(Flow(map, dim), kept)),
     }
     if train:
         result = fit_flow(
@@ -57,7 +64,10 @@ def fit_density(
             num_steps=train,
         )
         map = result.model.map
-        scores["the trained flow"] = float(jnp.mean(log_likelihood(result.model, kept)))
+        scores["the trained flow"] = mean(log_likelihood(result.model, kept))
+    if log_volumes is not None:
+        volume = mean(log_volumes[np.asarray(order[:count])])
+        scores = {name: score + volume for name, score in scores.items()}
     return map, scores
 
 
@@ -73,8 +83,8 @@ def log_likelihood(flow: Flow, x: Float[Array, "n d"]) -> Float[Array, " n"]:
     return jax.vmap(flow.log_prob)(x)
 
 
-def _normal_score(x: Array, weights: Array | None, kept: Array) -> float:
-    """The mean log-likelihood of `kept` under the normal law with the moments of x."""
+def _normal_scores(x: Array, weights: Array | None, kept: Array) -> np.ndarray:
+    """The log-likelihoods of `kept` under the normal law with the moments of x."""
     rows = np.asarray(x, np.float64)
     masses = None if weights is None else np.asarray(weights, np.float64)
     mean = np.average(rows, axis=0, weights=masses)
@@ -83,4 +93,4 @@ def _normal_score(x: Array, weights: Array | None, kept: Array) -> float:
     white = np.linalg.solve(np.linalg.cholesky(cov), centred.T)
     log_volume = np.linalg.slogdet(cov).logabsdet / 2
     constant = x.shape[1] * math.log(2 * math.pi) / 2
-    return float(-np.mean(np.sum(white**2, axis=0)) / 2 - log_volume - constant)
+    return -np.sum(white**2, axis=0) / 2 - log_volume - constant

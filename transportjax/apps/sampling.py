@@ -1,6 +1,7 @@
 """Laws of the rows of a table: fitted, drawn from, scored, kept in a file."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from transportjax._checks import (
     check_independent_columns,
     check_more_rows,
     check_num_steps,
+    check_spread_of_columns,
     check_within_range,
 )
 from transportjax.flows import Flow
@@ -22,6 +24,7 @@ from transportjax.maps import AbstractBijection, load, save
 
 from .density import draw, fit_density, log_likelihood
 from .model_files import read_about
+from .table_columns import ColumnForm, column_form, gather, spread
 from .tables import Table
 
 _BLOCK = 16384  # rows that are mapped at a time
@@ -34,14 +37,13 @@ class TableLaw:
     """A law of the rows of a table, with a density; `fit_table_law` makes it.
 
     Attributes:
-        map: takes the columns that vary, standardised, to standard normal ones.
+        map: takes the columns that vary, continuous and standardised, to standard
+            normal ones.
         columns: names, () if the table had none.
-        centre: means of the columns, (d,).
+        centre: means of the continuous columns, (d,).
         scale: their standard deviations, (d,); zero for constant columns, which are
             no part of the map.
-        low: their least values, (d,).
-        high: their greatest values, (d,).
-        whole: which of them hold whole numbers alone, (d,).
+        forms: for each column how it is made continuous.
         scores: mean log-likelihood of the rows that were held out of the fit, in nats a
             row, under "a normal law", "the flow", and "the trained flow" if it was.
     """
@@ -50,15 +52,23 @@ class TableLaw:
     columns: tuple[str, ...]
     centre: np.ndarray
     scale: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    whole: np.ndarray
+    forms: tuple[ColumnForm, ...]
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def varies(self) -> np.ndarray:
         """Which columns are not constant, (d,)."""
         return self.scale > 0
+
+    @property
+    def low(self) -> np.ndarray:
+        """The least values of the columns, (d,)."""
+        return np.array([form.low for form in self.forms])
+
+    @property
+    def high(self) -> np.ndarray:
+        """Their greatest values, (d,)."""
+        return np.array([form.high for form in self.forms])
 
     @property
     def flow(self) -> Flow:
@@ -74,9 +84,16 @@ def fit_table_law(
     It is fitted by `gaussianise` to nine tenths of the rows; the others tell how likely
     new rows are under it.
 
-    Columns are standardised. A column of whole numbers gets noise, uniform in
-    [-1/2, 1/2), so that it has a density, which is then the probability of a number;
-    samples are rounded. A constant column stays constant.
+    Columns are standardised. A constant column stays constant. In others what repeats
+    is given a density, and comes back in the samples:
+
+    * Rounded numbers, whole ones or such as prices, get noise, uniform over what would
+      be rounded to them. Samples are rounded as they are.
+    * A value that stands out among continuous or many whole ones, by a twentieth of
+      the rows or more, such as zero rainfall or no income, gets an interval of its own.
+      Samples have as many of them.
+
+    Samples have no sign that the numbers of a column do not have.
 
     Args:
         table: n rows, more than the columns that vary.
@@ -101,27 +118,32 @@ def fit_table_law(
     """
     check_num_steps("train", train)
     values, rng = table.values, np.random.default_rng(seed)
-    low, high = values.min(axis=0), values.max(axis=0)
-    whole = np.all(values == np.round(values), axis=0)
-    noisy = values + np.where(whole, rng.uniform(-0.5, 0.5, values.shape), 0)
-    varies = low < high
+    varies = values.min(axis=0) < values.max(axis=0)
     check_columns(table.columns, varies)
     check_more_rows(len(values), int(varies.sum()))
     with np.errstate(all="ignore"):  # a square may be too large, or too small
-        centre = np.where(varies, noisy.mean(axis=0), low)
-        scale = np.where(varies, noisy.std(axis=0), 0)
+        forms = tuple(column_form(column) for column in values.T)
+        places = rng.uniform(size=values.shape)
+        continuous, log_volumes = _spread(forms, values, places)
+        centre = np.where(varies, continuous.mean(axis=0), values[0])
+        scale = np.where(varies, continuous.std(axis=0), 0)
     check_deviations(table.columns, scale, varies)
-    standard = (noisy - centre)[:, varies] / scale[varies]
-    check_independent_columns(standard, table.columns, np.flatnonzero(varies))
+    standard = (continuous - centre)[:, varies] / scale[varies]
+    # of all but whole numbers without the noise, which hides it
+    is_whole = np.array([form.step >= 1 for form in forms])
+    quiet = np.where(is_whole, places, 0.5)
+    plain = (_spread(forms, values, quiet)[0] - centre)[:, varies] / scale[varies]
+    numbers = np.flatnonzero(varies)
+    check_independent_columns(plain, table.columns, numbers)
+    check_spread_of_columns(standard, table.columns, numbers)
     map, scores = fit_density(
         jnp.asarray(standard, "float32"),
         key=jr.key(seed),
         num_steps=num_steps,
         train=train,
+        log_volumes=log_volumes[:, varies].sum(axis=1) - np.log(scale[varies]).sum(),
     )
-    volume = float(np.log(scale[varies]).sum())
-    scores = {name: score - volume for name, score in scores.items()}
-    return TableLaw(map, table.columns, centre, scale, low, high, whole, scores)
+    return TableLaw(map, table.columns, centre, scale, forms, scores)
 
 
 def sample_table(
@@ -157,16 +179,20 @@ def sample_table(
 def table_log_likelihood(law: TableLaw, table: Table) -> np.ndarray:
     """The log-density of each row, (n,), in nats.
 
-    The density is one of the columns that vary. In a column of whole numbers it is the
-    probability of the number. A row that differs in a constant column has minus
-    infinity.
+    The density is one of the columns that vary, in their units. It holds instead the
+    probability of the number in columns of whole numbers, and of a number that has an
+    interval of its own, see `fit_table_law`. So rows that are zero in other columns
+    cannot be compared by it: there it has other units. A row that differs in a constant
+    column has minus infinity, or is between such a number and the others, in a gap.
 
     Raises:
         ValueError: another number of columns than the law has.
     """
     check_table_of_law(law, table)
     varies = law.varies
-    standard = (table.values - law.centre)[:, varies] / law.scale[varies]
+    places = np.full(table.values.shape, 0.5)
+    continuous, log_volumes = _spread(law.forms, table.values, places)
+    standard = (continuous - law.centre)[:, varies] / law.scale[varies]
     standard = standard.astype(np.float32)
     size, values = _size(len(standard)), []
     for start in range(0, len(standard), size):
@@ -176,6 +202,7 @@ def table_log_likelihood(law: TableLaw, table: Table) -> np.ndarray:
             np.asarray(log_likelihood(law.flow, jnp.asarray(padded)))[: len(part)]
         )
     score = np.concatenate(values).astype(np.float64) - np.log(law.scale[varies]).sum()
+    score += log_volumes[:, varies].sum(axis=1)
     same = np.all(table.values[:, ~varies] == law.low[~varies], axis=1)
     return np.where(same, score, -np.inf)
 
@@ -192,6 +219,10 @@ def save_table_law(path: Any, law: TableLaw) -> None:
         "kind": "table",
         "columns": list(law.columns),
         **{name: getattr(law, name).tolist() for name in _ARRAYS},
+        "forms": [
+            {name: np.asarray(getattr(form, name)).tolist() for name in _FORM}
+            for form in law.forms
+        ],
     }
     save(path, law.map, metadata=about)
 
@@ -204,26 +235,42 @@ def load_table_law(path: Any) -> TableLaw:
         OSError: the file cannot be read.
     """
     what = "a law of the rows of a table"
-    about = read_about(path, "table", ("columns", *_ARRAYS), what)
+    about = read_about(path, "table", ("columns", "forms", *_ARRAYS), what)
     arrays: Any = {name: np.array(about[name]) for name in _ARRAYS}
-    return TableLaw(load(path), tuple(about["columns"]), **arrays)
+    forms = tuple(
+        ColumnForm(**{name: _number_or_array(form[name]) for name in _FORM})
+        for form in about["forms"]
+    )
+    return TableLaw(load(path), tuple(about["columns"]), **arrays, forms=forms)
 
 
-_ARRAYS = ("centre", "scale", "low", "high", "whole")
+_ARRAYS = ("centre", "scale")
+_FORM = tuple(field.name for field in dataclasses.fields(ColumnForm))
+
+
+def _number_or_array(value: Any) -> Any:
+    return np.array(value, float) if isinstance(value, list) else float(value)
+
+
+def _spread(
+    forms: tuple[ColumnForm, ...], values: np.ndarray, places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`spread` of each column."""
+    parts = [spread(*each) for each in zip(forms, values.T, places.T, strict=True)]
+    continuous, log_volumes = zip(*parts, strict=True)
+    return np.stack(continuous, axis=1), np.stack(log_volumes, axis=1)
 
 
 def _rows(law: TableLaw, standard: np.ndarray) -> np.ndarray:
     """Rows of the table from standardised columns that vary."""
     rows = np.tile(law.low, (len(standard), 1))
-    varies = law.varies
-    scale, whole = law.scale[varies], law.whole[varies]
-    values = law.centre[varies] + scale * standard
-    decimals = _DIGITS - np.floor(np.log10(scale)).astype(int)
-    for column in range(values.shape[1]):
-        places = 0 if whole[column] else int(decimals[column])
-        values[:, column] = np.round(values[:, column], places) + 0.0  # no minus zero
-    clipped = np.clip(values, law.low[varies], law.high[varies])
-    rows[:, varies] = np.where(whole, clipped, values)
+    for place, column in enumerate(np.flatnonzero(law.varies)):
+        form, scale = law.forms[column], law.scale[column]
+        y = law.centre[column] + scale * standard[:, place]
+        digit = min(scale, form.high - form.low) / 10**_DIGITS
+        unit = form.step if form.step >= 1 else max(form.step, digit)
+        decimals = -math.floor(math.log10(unit) + 1e-9)
+        rows[:, column] = gather(form, y, decimals)
     return rows
 
 

@@ -112,7 +112,8 @@ def _pair(
     panel.set_xlim(*_limits(data[:, j]))
     panel.set_ylim(*_limits(data[:, i]))
     panel.tick_params(labelsize=7)
-    panel.locator_params(nbins=3)
+    for axis, column in (("x", j), ("y", i)):
+        panel.locator_params(axis=axis, nbins=3, integer=bool(_is_whole(data)[column]))
 
 
 def _is_whole(data: np.ndarray) -> np.ndarray:

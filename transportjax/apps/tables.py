@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -14,12 +13,10 @@ import numpy as np
 from transportjax import _checks
 from transportjax._files import atomic_write
 
+from .table_text import TableError as TableError, is_number, read_text
+
 SUFFIXES = (".csv", ".tsv", ".txt", ".npy", ".npz")
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": " "}
-
-
-class TableError(ValueError):
-    """A file that is not a table, or that cannot hold one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,22 +44,30 @@ class Table:
         _checks.check_table(self.values, self.columns)
 
 
-def read_table(path: str | os.PathLike[str], *, array: str | None = None) -> Table:
+def read_table(
+    path: str | os.PathLike[str],
+    *,
+    array: str | None = None,
+    header: bool | None = None,
+) -> Table:
     r"""Reads a table from a file; its ending says the format.
 
     `.csv`, `.tsv` and `.txt` are text: commas, semicolons, tabs or spaces between the
-    numbers, perhaps a line of names above; lines that begin with # are left out. `.npy`
-    holds an array (n, d) or (n,); `.npz` one such array, or several of which `array`
-    names one.
+    numbers, perhaps a line of names above; lines that begin with # are left out.
+    Between semicolons or tabs numbers may have decimal commas. `.npy` holds an array
+    (n, d) or (n,); `.npz` one such array, or several of which `array` names one.
 
     Args:
         path: the file.
         array: the name of an array in a `.npz` file.
+        header: whether the first line of a text holds names. None: if none of its cells
+            is a number; or if all are in quotes, and none below; or if those that are
+            numbers count up by one, as years do, and no other line does.
 
     Raises:
         TableError: an unknown ending; a file that is damaged, is empty or has names
             alone; cells that are missing, no numbers or not finite. The message names
-            the file, the line and the column.
+            the file, the line and the column, and says what to do.
         OSError: the file cannot be read.
 
     Example:
@@ -74,16 +79,19 @@ def read_table(path: str | os.PathLike[str], *, array: str | None = None) -> Tab
                [2. , 3.5]])
     """
     shown, suffix = os.fsdecode(path), table_suffix(path)
+    is_array = suffix in (".npy", ".npz")
     if array is not None and suffix != ".npz":
         raise TableError(f"{shown}: only .npz files hold arrays with names.")
+    if header and is_array:
+        raise TableError(f"{shown}: only .csv, .tsv and .txt have a line of names.")
     with open(path, "rb") as file:
         data = file.read()
     if not data:
         raise TableError(f"{shown}: is empty.")
-    if suffix in (".npy", ".npz"):
+    if is_array:
         return Table(_read_array(shown, data, array))
     try:
-        return _read_text(shown, data, suffix)
+        return Table(*read_text(shown, data, suffix, header))
     except csv.Error as error:  # a cell without end
         raise TableError(f"{shown}: cannot be read: {error}.") from None
 
@@ -147,7 +155,11 @@ def _text(values: np.ndarray, columns: Sequence[str], delimiter: str) -> str:
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
     if columns:
         # so that no mark in a name, or no name, is taken for what lies between cells
-        is_plain = all(re.fullmatch('[^\\s;,#"]+', name) for name in columns)
+        # or for a line of data
+        is_plain = all(
+            re.fullmatch('[^\\s;,#"]+', name) and not is_number(name)
+            for name in columns
+        )
         quoting = csv.QUOTE_MINIMAL if is_plain else csv.QUOTE_ALL
         csv.writer(
             out, delimiter=delimiter, lineterminator="\n", quoting=quoting
@@ -195,101 +207,3 @@ def _named_array(archive: Any, name: str | None) -> np.ndarray:
         what = f"holds no array {name!r}" if name else "holds several arrays"
         raise TableError(f"{what}; name one of: {', '.join(names)}.")
     return archive[name]
-
-
-def _read_text(shown: str, data: bytes, suffix: str) -> Table:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    if "\0" in text:
-        raise TableError(f"{shown}: is not a text file.")
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    lines = [
-        (number, line.strip(" "))
-        for number, line in enumerate(text.split("\n"), 1)
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
-    if not lines:
-        raise TableError(f"{shown}: holds no numbers.")
-    delimiter = _delimiter(lines[0][1], lines[-1][1], suffix)
-    first = _cells(lines[0][1], delimiter)
-    columns = tuple(first) if not any(map(_is_number, first)) else ()
-    if columns:
-        del lines[0]
-    if not lines:
-        raise TableError(f"{shown}: has a line of names, and no numbers under it.")
-    body = "\n".join(line for _, line in lines)
-    try:
-        values = np.loadtxt(
-            io.StringIO(body),
-            delimiter=delimiter,
-            ndmin=2,
-            quotechar='"',
-            comments=None,
-        )
-    except ValueError:
-        values = None  # told apart below, where the place is known
-    is_whole = values is not None and values.shape[1] == len(first)
-    if values is None or not is_whole or not np.isfinite(values).all():
-        raise _first_error(shown, lines, delimiter, columns, len(first))
-    return Table(values, columns)
-
-
-def _delimiter(first: str, last: str, suffix: str) -> str | None:
-    """What lies between the cells; None: any white space.
-
-    In a line of names there may be other marks too.
-    """
-    marks = "\t" if suffix == ".tsv" else "\t;,"
-    bare = re.sub('"[^"]*"', "", first)
-    found = [mark for mark in marks if mark in bare]
-    return next((mark for mark in found if mark in last), found[0] if found else None)
-
-
-def _cells(line: str, delimiter: str | None) -> list[str]:
-    if delimiter is None:
-        return next(csv.reader([" ".join(line.split())], delimiter=" "))
-    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        _number(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _number(text: str) -> float:
-    if "_" in text:  # Python's own
-        raise ValueError
-    return float(text)
-
-
-def _first_error(
-    shown: str,
-    lines: list[tuple[int, str]],
-    delimiter: str | None,
-    columns: tuple[str, ...],
-    width: int,
-) -> TableError:
-    """The error for the first bad line or cell."""
-    for number, line in lines:
-        cells = _cells(line, delimiter)
-        place = f"{shown}, line {number}"
-        if len(cells) != width:
-            return TableError(
-                f"{place}: {len(cells)} cells, where the first line has {width}."
-            )
-        for index, cell in enumerate(cells):
-            where = f"{place}, {_checks.column_name(columns, index)}"
-            if not cell:
-                return TableError(f"{where}: the cell is empty.")
-            try:
-                value = _number(cell)
-            except ValueError:
-                return TableError(f"{where}: {cell[:40]!r} is not a number.")
-            if not math.isfinite(value):
-                return TableError(f"{where}: {cell} is not a finite number.")
-    return TableError(f"{shown}: cannot be read as a table.")

@@ -23,8 +23,10 @@ examples:
   transportjax sample digits -o new --num 64 --figure sheet.png
 
 Tables are .csv, .tsv or .txt, with or without a line of names, .npy or .npz. Cells must
-be numbers. Where all numbers of a column are whole, those of its samples are too; a
-constant column stays constant.
+be numbers. Samples are rounded as the numbers of their column are; a number that many
+rows share, such as zero, comes back as often; no sign appears that a column has not; a
+constant column stays constant. Scores are logarithms of densities, in the units of the
+columns, but of probabilities for whole numbers and for those that many rows share.
 
 DATA may be a folder of small pictures too, all of one size, or an array of them,
 (n, h, w) or (n, h, w, c), in .npy or .npz. OUT is then a folder for PNG files
@@ -54,6 +56,12 @@ def add_commands(commands: Any) -> None:
         "--within-range",
         action="store_true",
         help="draw again what lies beyond the least or greatest number of a column",
+    )
+    add(
+        "--header",
+        action=argparse.BooleanOptionalAction,
+        help="whether the first line of a text holds names (default: if none is a "
+        "number, or if they count up, as years do)",
     )
     add("--array", metavar="NAME", help="which array of a .npz file to take")
     add("--flow", metavar="FILE", type=pathlib.Path, help="take the flow from a file")
@@ -115,9 +123,9 @@ def _sample(arguments: argparse.Namespace) -> None:
     data = other = None
     with say.timed("read"):
         if arguments.data:
-            data = kind.read(arguments.data, arguments.array, say)
+            data = kind.read(arguments.data, arguments, say)
         if arguments.score:
-            other = kind.read(arguments.score, arguments.array, say)
+            other = kind.read(arguments.score, arguments, say)
     law = _law(arguments, kind, data, say)
     if other is not None:
         with say.timed("score"):

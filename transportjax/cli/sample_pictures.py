@@ -21,6 +21,8 @@ def check_options(arguments: argparse.Namespace) -> None:
 
     if arguments.within_range:
         raise UsageError("--within-range is for tables: samples of pixels never leave")
+    if arguments.header is not None:
+        raise UsageError("--header and --no-header are for tables")
     if arguments.output and arguments.output.suffix.lower() in _FILES:
         raise UsageError(
             f"pictures are written to a folder, or to .npy or .npz; got "
@@ -65,11 +67,11 @@ def is_pictures(path: pathlib.Path, array: str | None) -> bool:
     return picture_sets.read_array(path, array).ndim >= 3
 
 
-def read(path: pathlib.Path, array: str | None, say: Report) -> Any:
+def read(path: pathlib.Path, arguments: argparse.Namespace, say: Report) -> Any:
     """The pictures of a folder or a file."""
     from transportjax.apps import picture_sets
 
-    array = array if path.suffix.lower() == ".npz" else None
+    array = arguments.array if path.suffix.lower() == ".npz" else None
     if not path.is_dir() and not is_array(path):
         raise ValueError(f"{path}: must be a folder of pictures, .npy or .npz")
     pictures = picture_sets.read_pictures(path, array=array)

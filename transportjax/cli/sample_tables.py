@@ -7,6 +7,8 @@ from typing import Any
 from .options import Report, naming
 
 STEPS = 300
+_MANY = 1e5  # steps in the range of a column, whose rounding is not worth telling
+_FEW = 3  # values that repeat, to be told one by one
 
 
 def check_options(arguments: argparse.Namespace) -> None:
@@ -18,17 +20,34 @@ def check_options(arguments: argparse.Namespace) -> None:
             tables.table_suffix(path)
 
 
-def read(path: pathlib.Path, array: str | None, say: Report) -> Any:
+def read(path: pathlib.Path, arguments: argparse.Namespace, say: Report) -> Any:
     """The table of a file."""
     from transportjax.apps import tables
 
-    del say
     if path.is_dir():
         raise ValueError(
             f"{path}: is a folder; must be a table, as DATA or the flow is"
         )
-    is_archive = path.suffix.lower() == ".npz"
-    return tables.read_table(path, array=array if is_archive else None)
+    is_array = path.suffix.lower() in (".npy", ".npz")
+    table = tables.read_table(
+        path,
+        array=arguments.array if path.suffix.lower() == ".npz" else None,
+        header=None if is_array else arguments.header,
+    )
+    if not is_array and arguments.header is None:
+        _tell_of_names(path, table.columns, say)
+    return table
+
+
+def _tell_of_names(path: pathlib.Path, columns: tuple[str, ...], say: Report) -> None:
+    """What was found out about the first line, where it could be otherwise."""
+    from transportjax.apps import table_text
+
+    if not columns:
+        say(f"{path}: no names of columns; --header if the first line holds them")
+    elif any(map(table_text.is_number, columns)):
+        names = _listed(range(len(columns)), columns)
+        say(f"{path}: names of columns are {names}; --no-header if these are data")
 
 
 def size(table: Any) -> int:
@@ -73,19 +92,41 @@ def describe(table: Any, say: Report) -> None:
     """What the samples will be, and what may surprise."""
     import numpy as np
 
+    from transportjax.apps import table_columns
+
     values = table.values
     say(f"{len(values)} rows, {values.shape[1]} columns")
-    constant = values.min(axis=0) == values.max(axis=0)
-    whole = np.all(values == np.round(values), axis=0) & ~constant
-    for which, what in (
-        (whole, "whole numbers, samples are rounded"),
-        (constant, "constant, left as they are"),
-    ):
-        if which.any():
-            say(f"{what}: {_listed(np.flatnonzero(which), table.columns)}")
+    forms = [table_columns.column_form(column) for column in values.T]
+    notes: dict[str, list[int]] = {}
+    for index, form in enumerate(forms):
+        for note in _notes(form, values[:, index]):
+            notes.setdefault(note, []).append(index)
+    for note, indices in notes.items():
+        say(f"{note}: {_listed(indices, table.columns)}")
     repeated = len(values) - len(np.unique(values, axis=0))
     if repeated:
         say(f"{repeated} rows repeat others, and count as often as they are there")
+
+
+def _notes(form: Any, x: Any) -> list[str]:
+    """What there is to say of a column, in words that fit others too."""
+    import numpy as np
+
+    if form.low == form.high:
+        return ["constant, left as they are"]
+    notes = []
+    if form.step == 1:
+        notes.append("whole numbers, samples are rounded")
+    elif form.step * _MANY > form.high - form.low:
+        notes.append(f"multiples of {form.step:g}, samples too")
+    if len(form.repeated) <= _FEW:
+        told = [f"exactly {value:g}" for value in form.repeated]
+    else:
+        told = ["one of a few numbers"]
+    notes += [f"often {what}, samples as often" for what in told]
+    if len(x) > 1 and np.all(np.diff(x) == 1):
+        notes.append("these number the rows; leave them out if that is all they do")
+    return notes
 
 
 def _listed(indices: Any, columns: tuple[str, ...]) -> str:

@@ -62,10 +62,12 @@ def energy_distance(x: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
 
 @jax.jit
 def _energy_distance(x: Array, y: Array) -> Array:
+    x, y, unit = in_own_unit(x, y)
+
     def mean(x: Array, y: Array) -> Array:
         return jnp.mean(over_rows(lambda d: jnp.mean(root_of_cost(d, 2)), x, y))
 
-    return 2 * mean(x, y) - mean(x, x) - mean(y, y)
+    return unit * (2 * mean(x, y) - mean(x, x) - mean(y, y))
 
 
 def mmd(
@@ -107,7 +109,8 @@ def mmd(
     pair, dtype = checked_pair(x, y)
     if bandwidth is None:
         bandwidth = median_distance(pair.x, pair.y)
-    _checks.check_number("bandwidth", bandwidth, 0, open_low=True)
+    most = float(jnp.finfo(pair.x.dtype).max)
+    _checks.check_number("bandwidth", bandwidth, 0, most, open_low=True)
     scale = jnp.asarray(bandwidth).astype(pair.x.dtype) * 2**0.5
     return gauss_l2(pair.x, pair.y, scale).l2.astype(dtype)
 
@@ -117,13 +120,14 @@ def mmd(
 def median_distance(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, ""]:
     """The median of the positive distances between some points of both clouds."""
     few = [points[:: -(-len(points) // _FEW)] for points in (x, y)]
+    *few, unit = in_own_unit(*few)
     points = lax.stop_gradient(jnp.concatenate(few))
     squares = over_rows(lambda squares: squares, points, points).reshape(-1)
     # ties have distance zero: they may not make the scale zero
     weights = jnp.where(squares > 0, 1, 0).astype(squares.dtype)
     is_point = jnp.all(squares == 0)
     middle = quantile(squares, 0.5, weights=weights + is_point.astype(squares.dtype))
-    return jnp.where(is_point, 1, jnp.sqrt(middle))
+    return jnp.where(is_point, 1, unit * jnp.sqrt(middle))
 
 
 @explicit_mesh_guard
@@ -176,6 +180,7 @@ def nearest_neighbour_kl(
 
 @functools.partial(jax.jit, static_argnums=2)
 def _nearest_neighbour_kl(x: Array, y: Array, k: int) -> Array:
+    x, y, _ = in_own_unit(x, y)
     # the nearest point of x to itself is itself
     own = over_rows(functools.partial(_smallest, rank=k + 1), x, x)
     other = over_rows(functools.partial(_smallest, rank=k), x, y)
@@ -192,6 +197,20 @@ def _smallest(values: Array, rank: int) -> Array:
         return jnp.where(is_found, value, following), None
 
     return lax.scan(larger, jnp.min(values), length=rank - 1)[0]
+
+
+def in_own_unit(
+    x: Float[Array, "n d"], y: Float[Array, "m d"]
+) -> tuple[Float[Array, "n d"], Float[Array, "m d"], Float[Array, ""]]:
+    """Both clouds, about the middle of y, as multiples of a unit; and that, constant.
+
+    So that squares of distances are numbers of the dtype, whatever the points are.
+    """
+    middle = lax.stop_gradient(jnp.mean(y, axis=0, keepdims=True))
+    x, y = x - middle, y - middle
+    largest = jnp.maximum(jnp.max(jnp.abs(x)), jnp.max(jnp.abs(y)))
+    unit = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+    return x / unit, y / unit, unit
 
 
 def over_rows(

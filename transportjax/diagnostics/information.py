@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax import lax
 from jax.scipy.special import digamma, ndtri
 from jax.scipy.stats import norm
 from jax.typing import ArrayLike
@@ -84,6 +85,7 @@ def negentropy(x: ArrayLike) -> Float[Array, "*batch"]:
 
     Returns:
         The negentropy of each row; noise of about 1 / sqrt(n) may put it below zero.
+        It is infinite where `spacing_entropy` is, and NaN where all samples are equal.
 
     Raises:
         ValueError: as `spacing_entropy`.
@@ -101,6 +103,10 @@ def negentropy(x: ArrayLike) -> Float[Array, "*batch"]:
     """
     x = _samples(x)
     work = x.astype(_checks.working_dtype(x.dtype))
+    # in a unit whose square is a number of the dtype: it makes no difference
+    work = work - lax.stop_gradient(jnp.mean(work, axis=-1, keepdims=True))
+    largest = jnp.max(jnp.abs(work), axis=-1, keepdims=True)
+    work = work / lax.stop_gradient(jnp.where(largest > 0, largest, 1))
     normal = (jnp.log(jnp.var(work, axis=-1)) + math.log(2 * math.pi) + 1) / 2
     return (normal - spacing_entropy(work)).astype(x.dtype)
 
@@ -164,6 +170,8 @@ def total_correlation(x: ArrayLike, *, key: PRNGKeyArray) -> TotalCorrelation:
     """
     x = _checks.as_float("x", x)
     _checks.check_points("x", x)
+    least = 2 * x.shape[1] + 2  # each half needs more than d
+    _checks.check_count("the number of samples", len(x), least)
     half = len(x) // 2
     key_halves, *keys, key_ties = jr.split(key, 4)
     scores = _normal_scores(x.astype(_checks.working_dtype(x.dtype)), key_ties)

@@ -24,10 +24,16 @@ def plot_two_sample_test(test: TwoSampleTest, ax: Any = None) -> Any:
         ax: axes of matplotlib; None: new ones.
 
     Returns:
-        The axes; `axes.figure.savefig(path)` writes a figure.
+        The axes; `axes.figure.savefig(path)` writes a figure. What is not finite is not
+        shown.
+
+    Raises:
+        ValueError: something else than a test.
     """
+    _checks.check_kind("test", test, TwoSampleTest)
     ax = _new_axes() if ax is None else ax
-    null, value = np.asarray(test.null), float(test.value)
+    null, value = np.asarray(test.null, np.float64), float(test.value)
+    null = null[np.isfinite(null)]
     ax.hist(null, bins=min(30, 1 + len(null) // 8), color="0.75", label="one law")
     ax.axvline(value, color=_DATA, linewidth=2, label="these clouds")
     ax.set(xlabel="statistic", ylabel="permutations")
@@ -46,7 +52,11 @@ def plot_calibration(found: Calibration, ax: Any = None) -> Any:
 
     Returns:
         The axes.
+
+    Raises:
+        ValueError: something else than a calibration.
     """
+    _checks.check_kind("found", found, Calibration)
     ax = _new_axes() if ax is None else ax
     levels = np.asarray(found.levels)
     shares = np.arange(1, len(levels) + 1) / len(levels)
@@ -107,12 +117,17 @@ def plot_layers(clouds: ArrayLike, ax: Any = None) -> Any:
     Raises:
         ValueError: another shape, fewer than two clouds, NaN or infinity.
     """
-    sizes = np.sqrt(np.asarray(step_costs(clouds)))
+    clouds = _checks.as_float("clouds", clouds)
+    # in a unit whose square is a number of the dtype
+    unit = float(np.max(np.abs(clouds), initial=0)) or 1.0
+    sizes = unit * np.sqrt(np.asarray(step_costs(clouds / unit), np.float64))
     share = float(np.mean(np.asarray(straightness(clouds))))
     ax = _new_axes() if ax is None else ax
     ax.bar(np.arange(1, len(sizes) + 1), sizes, color=_MODEL)
     ax.set(xlabel="layer", ylabel="root mean square displacement")
-    ax.locator_params(axis="x", integer=True)
+    ax.set(xlim=(0.4, len(sizes) + 0.6))
+    ax.set_ylim(bottom=0)
+    ax.locator_params(axis="x", integer=True, min_n_ticks=1)
     ax.set_title(f"straightness {share:.2f}")
     return ax
 
@@ -130,8 +145,9 @@ def plot_ricci(
         The three axes.
 
     Raises:
-        ValueError: another number of axes.
+        ValueError: something else than coefficients, another number of axes.
     """
+    _checks.check_kind("coefficients", coefficients, RicciCoefficients)
     panels = list(_new_axes(3) if axes is None else axes)
     _checks.check_listed("axes", panels, 3)
     by_layer, together, local = panels
@@ -145,16 +161,20 @@ def plot_ricci(
     changes = np.diff(coefficients.length)
     together.plot(coefficients.curvature[:-1], changes, "o", color="0.5")
     for layer, place in enumerate(zip(coefficients.curvature, changes, strict=False)):
-        together.annotate(f" {layer + 1}", place)
+        place = tuple(map(float, place))
+        shift = {"xytext": (3, 3), "textcoords": "offset points", "fontsize": 8}
+        together.annotate(f"{layer + 1}", place, **shift)
     together.locator_params(axis="x", nbins=4)  # numbers of many digits
     together.set(xlabel="curvature before a layer", ylabel="change of distances by it")
-    together.set_title(f"correlation {coefficients.overall:.2f}")
+    is_known = np.isfinite(coefficients.overall)
+    told = f"{coefficients.overall:.2f}" if is_known else "unknown: nothing changes"
+    together.set_title(f"correlation {told}")
     local.bar(places[1:], coefficients.layers, color=_OTHER)
     local.axhline(0, color="0.5", linewidth=0.8)
-    local.set(xlabel="layer", ylim=(-1, 1))
+    local.set(xlabel="layer", ylim=(-1, 1), xlim=(0.4, len(places) - 0.4))
     local.set_title("correlation over points")
     for panel in (by_layer, local):
-        panel.locator_params(axis="x", integer=True)
+        panel.locator_params(axis="x", integer=True, min_n_ticks=1)
     return panels
 
 

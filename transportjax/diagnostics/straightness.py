@@ -1,6 +1,7 @@
 """How straight the ways of points are, and what each step of them costs."""
 
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -91,6 +92,9 @@ def straightness(clouds: ArrayLike) -> Float[Array, " n"]:
         0.714
     """
     steps = _steps(clouds)
+    # in units whose square is a number of the dtype: it makes no difference
+    largest = jnp.max(jnp.abs(steps), axis=(0, 2))[None, :, None]
+    steps = steps / lax.stop_gradient(jnp.where(largest > 0, largest, 1))
     length = jnp.sum(root_of_cost(jnp.sum(steps**2, axis=-1), 2), axis=0)
     distance = root_of_cost(jnp.sum(jnp.sum(steps, axis=0) ** 2, axis=-1), 2)
     moves = length > 0

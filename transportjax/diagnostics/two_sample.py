@@ -17,7 +17,7 @@ from transportjax.mixtures.tiles import kernel_product, scaled_points
 from transportjax.sliced.distance import root_of_cost
 from transportjax.sliced.pair import checked_pair
 
-from .divergences import energy_distance, median_distance, mmd, over_rows
+from .divergences import energy_distance, in_own_unit, median_distance, mmd, over_rows
 
 _Statistic = Callable[[Array, Array], Array]
 _BATCH = 2**14  # points of the permuted clouds that are held at once
@@ -136,13 +136,14 @@ def _one_by_one(
 @functools.partial(jax.jit, static_argnums=3)
 def _energies(x: Array, y: Array, key: PRNGKeyArray, num: int) -> tuple[Array, Array]:
     """The energy distance is -w D w, with the weights w = 1/n of x and -1/m of y."""
+    x, y, unit = in_own_unit(x, y)
     points, weights = jnp.concatenate([x, y]), _signed_weights(x, y, key, num)
 
     def product(squares: Array) -> Array:
         return jnp.matmul(root_of_cost(squares, 2), weights, precision="highest")
 
     products = over_rows(product, points, points)
-    return _divided(-jnp.sum(weights * products, axis=0))
+    return _divided(-unit * jnp.sum(weights * products, axis=0))
 
 
 @functools.partial(jax.jit, static_argnums=3)

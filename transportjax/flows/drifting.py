@@ -113,6 +113,13 @@ def two_sided_drift(
 def _two_sided(
     x: Array, extra: Array, y: Array, weight: Array, scales: Array, equalise: bool
 ) -> Array:
+    # in a unit whose square is a number of the dtype, about the middle of the data
+    middle = lax.stop_gradient(jnp.mean(y, axis=0, keepdims=True))
+    x, extra, y = (points - middle for points in (x, extra, y))
+    largest = [jnp.max(jnp.abs(points), initial=0) for points in (x, extra, y)]
+    length = lax.stop_gradient(jnp.max(jnp.stack(largest)))
+    length = jnp.where(length > 0, length, 1)
+    x, extra, y = (points / length for points in (x, extra, y))
     repelling = jnp.concatenate([x, extra])
     targets = jnp.concatenate([repelling, y])
     ones = jnp.ones_like
@@ -135,7 +142,7 @@ def _two_sided(
         return total + field, None
 
     start = jnp.zeros_like(x) + 0 * unit
-    return lax.scan(add, start, scales)[0]
+    return length * lax.scan(add, start, scales)[0]
 
 
 def _shares(logits: Array) -> Array:
@@ -190,16 +197,19 @@ def score_drift(
         Cheng (1995), Mean shift, mode seeking, and clustering.
     """
     x, y, h, dtype = _prepared(x, y, bandwidth)
-    return _score_field(x, x, y, h).astype(dtype)
+    # in units of h, whose square may be no number of the dtype
+    middle = lax.stop_gradient(jnp.mean(y, axis=0, keepdims=True))
+    x, y = (x - middle) / h, (y - middle) / h
+    return (h * _score_field(x, x, y)).astype(dtype)
 
 
-def _score_field(places: Array, x: Array, y: Array, h: Array) -> Array:
-    return _mean_shift(places, y, h) - _mean_shift(places, x, h)
+def _score_field(places: Array, x: Array, y: Array) -> Array:
+    return _mean_shift(places, y) - _mean_shift(places, x)
 
 
-def _mean_shift(x: Array, y: Array, h: Array) -> Array:
-    """h^2 times the gradient of the logarithm of a kernel density of y."""
-    shares = jax.nn.softmax(-squared_distances(x, y) / (2 * h**2), axis=1)
+def _mean_shift(x: Array, y: Array) -> Array:
+    """The gradient at x of the logarithm of a kernel density of y, of deviation one."""
+    shares = jax.nn.softmax(-squared_distances(x, y) / 2, axis=1)
     return jnp.matmul(shares, y, precision="highest") - x
 
 

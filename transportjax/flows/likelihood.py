@@ -92,6 +92,9 @@ def maximum_likelihood(
         inference", section 2.3.
     """
     _checks.check_kind("flow", flow, Flow)
+    _checks.check_not_traced("maximum_likelihood", (key, flow, x))
+    if state is not None:
+        _checks.check_kind("state", state, MinimiseState)
     if conditions is None:
         instead = "give `conditions`, one a sample"
         _checks.check_unconditional("flow", takes_condition(flow), instead)
@@ -137,7 +140,10 @@ def _samples(flow: Flow, name: str, x: Any, other: str, conditions: Any) -> dict
         _checks.check_conditions(other, conditions, len(x))
         # an error, if they misfit
         shapes = (jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in (x, conditions))
-        jax.eval_shape(flow.log_prob, *shapes)
+        try:
+            jax.eval_shape(flow.log_prob, *shapes)
+        except ValueError as error:
+            raise ValueError(f"`{other}` do not fit the flow: {error}") from None
     return {"x": x, "conditions": conditions, "weights": None}
 
 

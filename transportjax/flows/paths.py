@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from transportjax import _checks
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.maps import given
+from transportjax.maps.roles import takes_condition
 
 Path = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
 
@@ -200,7 +201,8 @@ def matching_batch(
 
     Raises:
         ValueError: batches of unequal shapes, empty, NaN or infinite; partners of
-            another length, or that are no rows of `x1`.
+            another length, or that are no rows of `x1`; a path that returns something
+            else.
 
     Example:
         >>> import jax.random as jr
@@ -220,8 +222,9 @@ def matching_batch(
     time_key, noise_key = jr.split(key)
     t = jr.uniform(time_key, x0.shape[:1], x0.dtype)
     noise = jr.normal(noise_key, x0.shape, x0.dtype)
-    x, velocity = jax.vmap(path)(x0, x1, t, noise)
-    return MatchingBatch(t, x, velocity)
+    found = jax.vmap(path)(x0, x1, t, noise)
+    _checks.check_path("path", found, x0.shape)
+    return MatchingBatch(t, *found)
 
 
 def matching_loss(
@@ -245,7 +248,7 @@ def matching_loss(
 
     Raises:
         ValueError: a field that returns other shapes than velocities; conditions of
-            another number.
+            another number, or for a field that takes none.
 
     Example:
         >>> import jax.random as jr
@@ -261,6 +264,7 @@ def matching_loss(
     else:
         conditions = _checks.as_float("conditions", conditions)
         _checks.check_conditions("conditions", conditions, batch.t.shape[0])
+        _checks.check_takes_condition("field", takes_condition(field))
         found = jax.vmap(lambda t, x, c: given(field, c)(t, x))(
             batch.t, batch.x, conditions
         )

@@ -23,8 +23,10 @@ class FlowEstimator:
 
     It fits `gaussianise` to nine tenths of the standardised rows. `clone`, `Pipeline`
     and `GridSearchCV` of scikit-learn take it, with the mean log-likelihood as score;
-    scikit-learn is not needed otherwise. Arrays of numpy go in and come out; the map
-    computes in float32.
+    scikit-learn is not needed otherwise. Arrays of numpy, or data frames, go in, arrays
+    come out; the map computes in float32. Columns are taken as continuous: whole
+    numbers need noise, `X + random.uniform(size=X.shape)`, or a `fit_table_law` of
+    `transportjax.apps`, which takes numbers that repeat as such.
 
     Args:
         num_steps: of `gaussianise`, at most.
@@ -36,6 +38,7 @@ class FlowEstimator:
         mean_: means of the columns, (d,).
         scale_: their standard deviations, (d,).
         n_features_in_: d.
+        feature_names_in_: names of the columns, (d,), if it was fitted to a data frame.
         scores_: mean log-likelihood of the tenth held out, standardised, in nats,
             under "a normal law", "the flow", and "the trained flow" if it was.
 
@@ -65,15 +68,18 @@ class FlowEstimator:
         """Fits the law of the rows of X.
 
         Args:
-            X: samples, (n, d), n > d, finite.
+            X: samples, (n, d), n > d, finite; or a data frame of them. Other data
+                frames must then have the same columns.
             y: not used.
-            sample_weight: masses >= 0 of the samples, (n,).
+            sample_weight: masses >= 0 of the samples, (n,). A sample of weight zero is
+                left out.
 
         Raises:
             ValueError: samples that are no such array, are constant in a column or lie
                 in a subspace; bad weights or options.
         """
         x = _checks.as_table("X", X)
+        names = _checks.column_names(X)
         _checks.check_num_steps("training", self.training)
         weights = _checks.as_weights(
             "sample_weight",
@@ -81,10 +87,15 @@ class FlowEstimator:
             x.shape[:1],
             jnp.dtype("float32"),
         )
-        masses = np.ones(len(x)) if weights is None else np.asarray(weights, float)
-        _checks.check_varying("X", x[masses > 0])
-        mean = np.average(x, axis=0, weights=masses)
-        scale = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=masses))
+        if weights is not None:  # a row without a weight is none
+            x, weights = x[np.asarray(weights) > 0], weights[weights > 0]
+        _checks.check_num_rows("X", *x.shape)
+        _checks.check_varying("X", x)
+        masses = None if weights is None else np.asarray(weights, float)
+        with np.errstate(all="ignore"):  # a square may be too large, or too small
+            mean = np.average(x, axis=0, weights=masses)
+            scale = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=masses))
+        _checks.check_deviations(names, scale, np.ones(len(scale), bool))
         seed = _seed(self.random_state)
         map, self.scores_ = fit_density(
             jnp.asarray((x - mean) / scale, "float32"),
@@ -95,6 +106,9 @@ class FlowEstimator:
         )
         self.flow_ = Flow(map, x.shape[1])
         self.mean_, self.scale_, self.n_features_in_ = mean, scale, x.shape[1]
+        vars(self).pop("feature_names_in_", None)  # of an earlier fit
+        if names:
+            self.feature_names_in_ = np.array(names, dtype=object)
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -176,7 +190,8 @@ class FlowEstimator:
         return self.flow_
 
     def _standard(self, X: Any) -> Array:
-        x = _checks.as_table("X", X, self._dim())
+        names = tuple(getattr(self, "feature_names_in_", ()))
+        x = _checks.as_table("X", X, self._dim(), names)
         return jnp.asarray((x - self.mean_) / self.scale_, "float32")
 
 

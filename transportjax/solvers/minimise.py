@@ -85,6 +85,9 @@ def minimise(
     the loss on held-out data decides what is kept and whether to stop: with them, what
     comes back is never worse on them than what came in.
 
+    An ensemble is one model too: stack its members, by `eqx.filter_vmap` of what makes
+    one over keys, and let the loss be the sum of theirs.
+
     Args:
         loss: a function of (model, batch, key) that returns one number; the batch is
             `data` with `batch_size` rows. Define it once, not in a loop: another
@@ -109,7 +112,8 @@ def minimise(
             go on after an interruption.
         state: where an earlier run with the same model, data, batch size, block and
             optimiser stood, at the end or in `progress`. The result is then, bit for
-            bit, that of one run without a break. `key` is not used.
+            bit, that of one run without a break. `key` is not used. The default
+            optimiser is the same if `num_steps` is: its steps fall over all of them.
 
     Returns:
         The model, the state, and the losses.
@@ -117,7 +121,8 @@ def minimise(
     Raises:
         ValueError: data without rows, with unequal numbers of them, or not finite; a
             batch larger than the data; options out of range; a loss that is not one
-            number; a model with nothing to train; a state of another run.
+            number; a model with nothing to train; a state of another run; a call within
+            `jit`, `vmap` or `grad`.
 
     Warns:
         RuntimeWarning: a loss, gradient or step that is not finite. The run stops, with
@@ -136,6 +141,8 @@ def minimise(
         True
     """
     _check_options(num_steps, block, held_out, patience)
+    _checks.check_not_traced("minimise", (key, model, data, held_out))
+    _checks.check_optimiser("optimiser", optimiser)
     data, held_out = jax.tree.map(jnp.asarray, (data, held_out))
     num_rows = _checks.check_rows_alike("data", jax.tree.leaves(data))
     _checks.check_rows_alike("held_out", jax.tree.leaves(held_out))
@@ -153,6 +160,7 @@ def minimise(
     optimiser = _default_optimiser(num_steps) if optimiser is None else optimiser
     begin = functools.partial(_begin, parameters, optimiser.init, key, num_rows or 1)
     if state is not None:
+        _checks.check_kind("state", state, MinimiseState)
         _checks.check_same_structure("state", state, eqx.filter_eval_shape(begin))
         state = eqx.tree_at(
             lambda s: s.failed_at, state, jnp.full_like(state.failed_at, -1)

@@ -1,0 +1,170 @@
+"""Columns made continuous and back, and the laws of tables that have such."""
+
+import numpy as np
+import pytest
+
+from transportjax.apps import (
+    Table,
+    fit_table_law,
+    load_table_law,
+    sample_table,
+    save_table_law,
+    table_log_likelihood,
+)
+from transportjax.apps.table_columns import column_form, gather, spread
+
+NUM = 1000
+RNG = np.random.default_rng(0)
+SPREAD = RNG.exponential(size=NUM)
+IS_ZERO = RNG.uniform(size=NUM) < 0.4
+
+
+# a column, its step, and which values have intervals of their own
+COLUMNS = {
+    "continuous": (RNG.normal(size=NUM), 0.0, []),
+    "counts": (RNG.poisson(3, NUM), 1.0, []),
+    "two values": (IS_ZERO, 1.0, []),
+    "prices": (np.round(20 + 5 * SPREAD, 2), 0.01, []),
+    "thousands": (1000 * RNG.integers(10, 99, NUM), 1000.0, []),
+    "rain": (np.where(IS_ZERO, 0, SPREAD), 0.0, [0]),
+    "below zero": (np.where(IS_ZERO, 0, -SPREAD), 0.0, [0]),
+    "income": (np.where(IS_ZERO, 0, np.round(5000 * np.exp(SPREAD))), 1.0, [0]),
+    "capped": (np.minimum(SPREAD, 1.5), 0.0, [1.5]),
+    "filled in": (np.where(IS_ZERO, 0.125, SPREAD - 0.5), 0.0, [0.125]),
+    "both ends": (np.clip(SPREAD, 0.25, 1.5), 0.0, [0.25, 1.5]),
+    "few values": (RNG.choice([0, 0.5, 1], NUM, p=[0.3, 0.6, 0.1]), 0.1, [0, 0.5, 1]),
+    "huge": (np.where(IS_ZERO, 0, 1e30 * SPREAD), 0.0, [0]),
+    "tiny": (np.where(IS_ZERO, 0, 1e-30 * SPREAD), 0.0, [0]),
+    "twice": (np.tile(SPREAD[: NUM // 2], 2), 0.0, []),
+    "one": (np.array([3.5]), 0.1, []),
+    "constant": (np.full(NUM, 3.5), 0.1, []),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_continuous_and_back(name):
+    x, step, repeated = COLUMNS[name]
+    x = x.astype(float)
+    form = column_form(x)
+    assert (form.step, form.repeated.tolist()) == (step, repeated)
+    places = np.random.default_rng(1).uniform(size=len(x))
+    y, log_volumes = spread(form, x, places)
+    decimals = 100 if step == 0 else round(-np.log10(step))
+    again = gather(form, y, decimals)
+    unit = 1e-12 * np.ptp(x) if step == 0 else 0
+    np.testing.assert_allclose(again, x, rtol=0, atol=unit)
+    is_repeated = np.isin(x, repeated)
+    np.testing.assert_array_equal(again[is_repeated], x[is_repeated])
+    # in the same order, and next to each other: no interval covers another
+    order = np.argsort(y)
+    assert (np.diff(x[order]) >= 0).all()
+    # what the density is multiplied by
+    if step < 1:
+        assert (log_volumes[~is_repeated] == 0).all()
+    else:
+        np.testing.assert_allclose(log_volumes[~is_repeated], np.log(step))
+
+
+@pytest.mark.parametrize("name", ["rain", "capped", "filled in"])
+def test_the_density_of_a_value_that_repeats_is_that_of_others(name):
+    """Within a factor of two of that of the middle half."""
+    x = COLUMNS[name][0]
+    form = column_form(x)
+    is_other = ~np.isin(x, form.repeated)
+    density = is_other.sum() / 2 / np.subtract(*np.quantile(x[is_other], [0.75, 0.25]))
+    own = (~is_other).sum() / form.lengths.sum()
+    assert 0.5 < own / density < 2
+
+
+def test_nothing_lies_in_a_gap():
+    """Between zero and the least income there is no mass, and none is drawn."""
+    x, _, _ = COLUMNS["income"]
+    form = column_form(x)
+    _, log_volumes = spread(form, np.array([2000.0, 5001.0]), np.full(2, 0.5))
+    assert log_volumes.tolist() == [-np.inf, 0]
+    drawn = gather(form, np.linspace(-1e4, 5e4, 20_000), 0)
+    assert ((drawn == 0) | (drawn > 4500)).all()
+    assert (drawn == 0).any()
+
+
+def mixed(num=NUM, seed=0):
+    """A normal column; rain, most likely where it is low; and incomes."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=num)
+    rain = np.where(z + rng.normal(size=num) > 0, 0, rng.exponential(size=num))
+    pay = np.round(5000 * np.exp(0.5 * rng.exponential(size=num)))
+    return np.stack([z, rain, np.where(rng.uniform(size=num) < 0.3, 0, pay)], axis=1)
+
+
+@pytest.fixture(scope="module")
+def law():
+    return fit_table_law(Table(mixed(), ("z", "rain", "pay")), num_steps=60)
+
+
+def test_samples_have_as_many_zeros(law):
+    data, drawn = mixed(), sample_table(law, 10_000).values
+    for column in (1, 2):
+        share = np.mean(data[:, column] == 0)
+        assert abs(np.mean(drawn[:, column] == 0) - share) < 0.04
+        assert drawn[:, column].min() == 0
+        middle = (np.median(x[x[:, column] > 0, column]) for x in (data, drawn))
+        np.testing.assert_allclose(*middle, rtol=0.12)
+    pay = drawn[:, 2]
+    assert (pay == pay.round()).all()
+    assert np.mean((pay > 0) & (pay < 4000)) < 0.005
+    # where the first column is high, the second is zero more often
+    shares = [np.mean(x[x[:, 0] > 0.5, 1] == 0) for x in (data, drawn)]
+    assert abs(shares[0] - shares[1]) < 0.06
+
+
+def test_the_law_in_a_file_is_the_same(law, tmp_path):
+    save_table_law(tmp_path / "law.tjx", law)
+    again = load_table_law(tmp_path / "law.tjx")
+    table = sample_table(law, 100)
+    np.testing.assert_array_equal(sample_table(again, 100).values, table.values)
+    scores = table_log_likelihood(law, table)
+    assert np.isfinite(scores).all()
+    np.testing.assert_array_equal(table_log_likelihood(again, table), scores)
+
+
+def test_probabilities_and_densities_have_mass_one():
+    """The probability of zero, and the integral over the rest of the column."""
+    x = mixed()[:, 1:2]
+    law = fit_table_law(Table(x), num_steps=30)
+    grid = np.linspace(0, 15, 3001)[:, None]
+    mass = np.exp(table_log_likelihood(law, Table(grid)))
+    share = np.mean(x == 0)
+    assert abs(mass[0] - share) < 0.03
+    assert abs(mass[0] + mass[1:].sum() * (grid[1, 0] - grid[0, 0]) - 1) < 0.03
+    # the score of held-out rows is of the same kind, of another draw about the same
+    other = Table(mixed(4000, seed=1)[:, 1:2])
+    assert abs(table_log_likelihood(law, other).mean() - law.scores["the flow"]) < 0.25
+
+
+def test_no_sign_that_the_data_have_not():
+    rng = np.random.default_rng(0)
+    x = rng.exponential(size=(500, 2)) * [[1, -1]]
+    drawn = sample_table(fit_table_law(Table(x), num_steps=10), 5000).values
+    assert (drawn[:, 0] >= 0).all()
+    assert (drawn[:, 1] <= 0).all()
+    assert len(np.unique(drawn)) > 9900  # not heaped on zero
+
+
+def test_prices_keep_their_cents():
+    rng = np.random.default_rng(0)
+    x = np.round(np.exp(3 + 0.4 * rng.normal(size=(400, 1))), 2)
+    drawn = sample_table(fit_table_law(Table(x), num_steps=10), 500).values
+    np.testing.assert_array_equal(drawn, np.round(drawn, 2))
+    assert (drawn != np.round(drawn, 1)).mean() > 0.7
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+def test_huge_and_tiny_columns(scale):
+    """The same fit, in other units."""
+    x = np.abs(mixed(300)[:, :1])
+    one = fit_table_law(Table(x), num_steps=5)
+    other = fit_table_law(Table(scale * x), num_steps=5)
+    drawn = [sample_table(each, 50).values for each in (one, other)]
+    np.testing.assert_allclose(drawn[1] / scale, drawn[0], rtol=1e-3)
+    gained = other.scores["the flow"] - one.scores["the flow"]
+    assert abs(gained + np.log(scale)) < 1e-3
