@@ -340,6 +340,37 @@ def test_normals_tell_the_sheets_of_a_thin_shell(tilt, share):
     assert normals < share * points
 
 
+def test_by_normals_samples_need_not_meet():
+    # Two samples of a bent star fall anywhere between each other.
+    def star(t):
+        radius = 1 + 0.15 * np.cos(2 * t) + 0.25 * np.cos(5 * t + 1)
+        slope = -0.3 * np.sin(2 * t) - 1.25 * np.sin(5 * t + 1)
+        out, round_ = (np.stack(a, axis=1) for a in _circle(t))
+        normals = radius[:, None] * out - slope[:, None] * round_
+        return (radius[:, None] * out).astype("float32"), normals.astype("float32")
+
+    errors = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        draws = [star(np.sort(rng.uniform(0, 2 * np.pi, 150))) for _ in range(2)]
+        (x, x_normals), (y, y_normals) = draws
+        grid = control_grid(np.concatenate([x, y]), 3)
+        bumps = 0.15 * rng.normal(size=grid.shape).astype("float32")
+        truth = ThinPlateSpline(grid, jnp.eye(2), jnp.zeros(2), bumps)
+        y_normals = transport_normals(truth, y, y_normals)
+        start = ThinPlateSpline.identity(control_grid(np.concatenate([x, y])))
+        y, given = moved(truth, y), [{}]
+        given.append({"source_normals": x_normals, "target_normals": y_normals})
+        found = [register(x, y, start, **g).points for g in given]
+        errors.append([np.mean((points - moved(truth, x)) ** 2) for points in found])
+    points, normals = np.sqrt(np.mean(errors, axis=0))
+    assert normals < 0.85 * points
+
+
+def _circle(t):
+    return (np.cos(t), np.sin(t)), (-np.sin(t), np.cos(t))
+
+
 def test_the_refinement_takes_the_contour_whose_normals_agree():
     # The target is the contour, and at half its bandwidth inside of it another one,
     # which is denser and has opposite normals.
