@@ -533,6 +533,15 @@ def test_maps_in_other_units(kind, x64):
         assert_close(one, other)
 
 
+@pytest.mark.parametrize("unit", [1e-15, 1e15])
+def test_splines_of_any_size(unit):
+    x, _ = spiral()
+    y = bend(x).astype("float32")
+    start = ThinPlateSpline.identity(control_grid(np.float32(unit) * x))
+    points = register(np.float32(unit) * x, np.float32(unit) * y, start).points
+    assert_close(points / np.float32(unit), y, atol=0.1)
+
+
 def test_the_order_of_points_does_not_matter():
     x, _ = spiral()
     y = moved(TURN, x)
@@ -675,6 +684,15 @@ X2 = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
             {"source_normals": 0 * X2, "target_normals": X2},
             "`source_normals` must not be zero",
         ),
+        (
+            {
+                "source_normals": X2,
+                "target_normals": X2 * [[1], [1], [0], [0], [1], [1]],
+            },
+            "`target_normals` must not be zero; got 2 of 6 .* in row 2",
+        ),
+        ({"source": 1e-25 * X2}, "`source` extends over .* in other units"),
+        ({"target": 1e25 * X2}, "`target` extends over .* in other units"),
         ({"pairs": np.ones(3)}, "`pairs` must be two vectors of indices"),
         ({"pairs": ([0, 1], [0])}, "`pairs` must be as many indices"),
         ({"pairs": ([0, 1], [0, 6])}, "`pairs` must be in 0 ... 5"),
@@ -687,7 +705,7 @@ X2 = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
         ({"num_steps": 0}, "`num_steps` must be an integer >= 1"),
         (
             {"source": X2[:, :1] * [1, 2], "warp": Affine(np.eye(2), np.zeros(2))},
-            "`source` must fill the plane",
+            "`source` must fill the plane.* --warp rigid",
         ),
     ],
 )

@@ -198,6 +198,7 @@ from .warps import (
     check_pairs as check_pairs,
     check_rigid as check_rigid,
     check_rotation_matrix as check_rotation_matrix,
+    check_squares as check_squares,
     check_starts as check_starts,
     check_together as check_together,
     check_unit_normals as check_unit_normals,

@@ -142,9 +142,10 @@ def register(
 
     Raises:
         ValueError: clouds that are not (n, d), are empty, differ in dimension, hold NaN
-            or one point only; a source on a line or plane, where `warp` is `Affine`;
-            bad weights, normals, pairs or options; several starts, or a bending weight,
-            where the map has none.
+            or one point only, or are so large or small that squares over- or underflow;
+            a source on a line or plane, where `warp` is `Affine`; bad weights, normals,
+            pairs or options; several starts, or a bending weight, where the map has
+            none.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -169,7 +170,9 @@ def register(
     _checks.check_points("source", source)
     _checks.check_points("target", target, source.shape[1])
     for name, cloud in (("source", source), ("target", target)):
-        _checks.check_extent(name, jnp.ptp(cloud, axis=0))
+        extent = jnp.ptp(cloud.astype(_checks.working_dtype(cloud.dtype)), axis=0)
+        _checks.check_extent(name, extent)
+        _checks.check_squares(name, extent)
     _checks.check_bijection("warp", warp, AbstractBijection)
     jax.eval_shape(warp, source[0])  # an error, if it is of another dimension
     if isinstance(warp, Affine):
