@@ -98,6 +98,7 @@ from .mixtures import (
     check_signed_weights as check_signed_weights,
     check_sphere_dimension as check_sphere_dimension,
     check_square as check_square,
+    check_variances as check_variances,
     check_width as check_width,
 )
 from .patches import (
