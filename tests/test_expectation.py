@@ -216,6 +216,13 @@ def test_shard_map(key):
 
 
 @pytest.mark.usefixtures("user_errors")
+def test_variances_that_half_precision_does_not_hold(key):
+    x = 1000 * jax.random.normal(key, (200, 2)).astype("float16")
+    with pytest.raises(ValueError, match="`x` has variances up to .* float16 does not"):
+        fit_gaussian_mixture(x, 2, key=key)
+
+
+@pytest.mark.usefixtures("user_errors")
 def test_errors(key):
     x = np.ones((3, 2))
     with pytest.raises(ValueError, match="`covariance` must be one of 'full'"):

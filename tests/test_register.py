@@ -340,6 +340,37 @@ def test_normals_tell_the_sheets_of_a_thin_shell(tilt, share):
     assert normals < share * points
 
 
+def test_by_normals_samples_need_not_meet():
+    # Two samples of a bent star fall anywhere between each other.
+    def star(t):
+        radius = 1 + 0.15 * np.cos(2 * t) + 0.25 * np.cos(5 * t + 1)
+        slope = -0.3 * np.sin(2 * t) - 1.25 * np.sin(5 * t + 1)
+        out, round_ = (np.stack(a, axis=1) for a in _circle(t))
+        normals = radius[:, None] * out - slope[:, None] * round_
+        return (radius[:, None] * out).astype("float32"), normals.astype("float32")
+
+    errors = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        draws = [star(np.sort(rng.uniform(0, 2 * np.pi, 150))) for _ in range(2)]
+        (x, x_normals), (y, y_normals) = draws
+        grid = control_grid(np.concatenate([x, y]), 3)
+        bumps = 0.15 * rng.normal(size=grid.shape).astype("float32")
+        truth = ThinPlateSpline(grid, jnp.eye(2), jnp.zeros(2), bumps)
+        y_normals = transport_normals(truth, y, y_normals)
+        start = ThinPlateSpline.identity(control_grid(np.concatenate([x, y])))
+        y, given = moved(truth, y), [{}]
+        given.append({"source_normals": x_normals, "target_normals": y_normals})
+        found = [register(x, y, start, **g).points for g in given]
+        errors.append([np.mean((points - moved(truth, x)) ** 2) for points in found])
+    points, normals = np.sqrt(np.mean(errors, axis=0))
+    assert normals < 0.85 * points
+
+
+def _circle(t):
+    return (np.cos(t), np.sin(t)), (-np.sin(t), np.cos(t))
+
+
 def test_the_refinement_takes_the_contour_whose_normals_agree():
     # The target is the contour, and at half its bandwidth inside of it another one,
     # which is denser and has opposite normals.
@@ -502,6 +533,15 @@ def test_maps_in_other_units(kind, x64):
         assert_close(one, other)
 
 
+@pytest.mark.parametrize("unit", [1e-15, 1e15])
+def test_splines_of_any_size(unit):
+    x, _ = spiral()
+    y = bend(x).astype("float32")
+    start = ThinPlateSpline.identity(control_grid(np.float32(unit) * x))
+    points = register(np.float32(unit) * x, np.float32(unit) * y, start).points
+    assert_close(points / np.float32(unit), y, atol=0.1)
+
+
 def test_the_order_of_points_does_not_matter():
     x, _ = spiral()
     y = moved(TURN, x)
@@ -644,6 +684,15 @@ X2 = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
             {"source_normals": 0 * X2, "target_normals": X2},
             "`source_normals` must not be zero",
         ),
+        (
+            {
+                "source_normals": X2,
+                "target_normals": X2 * [[1], [1], [0], [0], [1], [1]],
+            },
+            "`target_normals` must not be zero; got 2 of 6 .* in row 2",
+        ),
+        ({"source": 1e-25 * X2}, "`source` extends over .* in other units"),
+        ({"target": 1e25 * X2}, "`target` extends over .* in other units"),
         ({"pairs": np.ones(3)}, "`pairs` must be two vectors of indices"),
         ({"pairs": ([0, 1], [0])}, "`pairs` must be as many indices"),
         ({"pairs": ([0, 1], [0, 6])}, "`pairs` must be in 0 ... 5"),
@@ -656,7 +705,7 @@ X2 = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
         ({"num_steps": 0}, "`num_steps` must be an integer >= 1"),
         (
             {"source": X2[:, :1] * [1, 2], "warp": Affine(np.eye(2), np.zeros(2))},
-            "`source` must fill the plane",
+            "`source` must fill the plane.* --warp rigid",
         ),
     ],
 )

@@ -198,6 +198,13 @@ def test_a_figure_of_shapes_far_apart(tmp_path):
     assert np.ptp(np.nonzero(inked)[0]) > height / 2
 
 
+@pytest.mark.parametrize("unit", [1e-25, 1.0, 1e30])
+def test_the_distance_in_any_unit(unit):
+    near, far = np.array([[0.0, 0.0], [1.0, 0.0]]), np.array([[0.0, 0.5], [1.0, 1.0]])
+    found = shape_distance(Shape(unit * near), Shape(unit * far))
+    assert found == pytest.approx(0.75 * unit, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("code", "words", "arguments"),
     [
@@ -209,6 +216,8 @@ def test_a_figure_of_shapes_far_apart(tmp_path):
         (3, "points of space", "curve.csv bent.txt -o o.ply"),
         (3, "needs normals", "curve.csv bent.txt -o o.csv --normals"),
         (3, "two different points", "one.csv bent.txt -o o.csv"),
+        (3, "in row 1.", "zero.csv zero.csv -o o.csv --normals --points 4"),
+        (3, "--warp rigid", "line.csv bent.txt -o o.csv --warp affine"),
         (4, "--force", "curve.csv bent.txt -o text.ply"),
         (4, "input", "curve.csv bent.txt -o bent.txt"),
         (2, "--bending", "curve.csv bent.txt -o o.csv --warp rigid --bending 1"),
@@ -220,6 +229,8 @@ def test_a_figure_of_shapes_far_apart(tmp_path):
 def test_an_error_is_one_line_and_loses_nothing(shapes, capsys, code, words, arguments):
     (shapes / "empty.csv").touch()
     (shapes / "one.csv").write_text("1,2\n1,2\n")
+    (shapes / "line.csv").write_text("1,2\n2,4\n3,6\n")
+    (shapes / "zero.csv").write_text("1,2,1,0\n2,4,0,0\n" + "3,7,0,1\n" * 9)
     (shapes / "text.ply").write_text("precious")
     before = {p.name: p.read_bytes() for p in shapes.iterdir()}
     command, _, rest = arguments.rpartition(": ")

@@ -101,6 +101,7 @@ from .mixtures import (
     check_signed_weights as check_signed_weights,
     check_sphere_dimension as check_sphere_dimension,
     check_square as check_square,
+    check_variances as check_variances,
     check_width as check_width,
 )
 from .patches import (
@@ -204,6 +205,7 @@ from .warps import (
     check_pairs as check_pairs,
     check_rigid as check_rigid,
     check_rotation_matrix as check_rotation_matrix,
+    check_squares as check_squares,
     check_starts as check_starts,
     check_together as check_together,
     check_unit_normals as check_unit_normals,

@@ -139,6 +139,19 @@ def check_mixture_pair(p_items: Any, q_items: Any, *, same_kernel: bool) -> None
         raise ValueError("`p` and `q` must be mixtures with the same static options.")
 
 
+@reads_values
+def check_variances(name: str, variances: Array, dtype: Any) -> None:
+    """Raises if concrete variances of `name` are too large for its dtype."""
+    if not is_concrete(variances):
+        return
+    most = float(jnp.max(jnp.abs(variances)))
+    if float(jnp.finfo(dtype).max) < most < math.inf:
+        raise ValueError(
+            f"`{name}` has variances up to {most:g}, which {dtype} does not hold: give "
+            "it in float32."
+        )
+
+
 def check_peak(is_peak: bool, is_shared: bool) -> None:
     """Raises if a peak is asked for that mixtures do not have."""
     if is_peak and not is_shared:

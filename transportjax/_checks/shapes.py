@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from .warps import check_no_zero_row
+
 
 def check_shape_arrays(points: Any, normals: Any, faces: Any, colours: Any) -> None:
     """Raises unless the arrays are those of a shape, on the host."""
@@ -79,3 +81,4 @@ def check_shape_normals(name: str, normals: Any) -> None:
     """Raises if a shape has no normals."""
     if normals is None:
         raise ValueError(f"`normals` needs normals of both shapes; `{name}` has none.")
+    check_no_zero_row(f"{name}_normals", normals)

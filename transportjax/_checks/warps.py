@@ -55,7 +55,8 @@ def check_fills_space(name: str, points: Array) -> None:
         raise ValueError(
             f"`{name}` must fill the {'plane' if rows.shape[1] == 2 else 'space'}: an "
             "affine map is free in the directions that the points lack. Register them "
-            "by a `Rigid` or a `Similarity`."
+            "by a rigid map or a similarity: `Rigid` or `Similarity`, or --warp rigid "
+            "in a command."
         )
 
 
@@ -130,10 +131,16 @@ def check_unit_normals(name: str, normals: Array, shape: tuple[int, ...]) -> Non
     check_normals(name, normals, shape)
     if not is_concrete(normals):
         return
-    least = float(jnp.min(jnp.sum(normals**2, axis=-1)))
-    if least == 0:
+    check_no_zero_row(name, np.asarray(normals))
+
+
+def check_no_zero_row(name: str, normals: np.ndarray) -> None:
+    """Raises if a normal is zero, and says which."""
+    rows = np.flatnonzero(np.all(normals == 0, axis=-1))
+    if len(rows):
         raise ValueError(
-            f"`{name}` must not be zero; got a zero normal. Leave such points out."
+            f"`{name}` must not be zero; got {len(rows)} of {len(normals)} that are, "
+            f"the first in row {rows[0]}. Leave such points out."
         )
 
 
@@ -249,6 +256,20 @@ def check_extent(name: str, extent: Array) -> None:
     """Raises if concrete `extent` is zero: all points are the same."""
     if is_concrete(extent) and not bool(jnp.max(extent) > 0):
         raise ValueError(f"`{name}` must not all be the same point.")
+
+
+@reads_values
+def check_squares(name: str, extent: Array) -> None:
+    """Raises if squares of a concrete `extent` would over- or underflow."""
+    if not is_concrete(extent):
+        return
+    size, info = float(jnp.max(extent)), jnp.finfo(extent.dtype)
+    low, high = (float(bound) ** 0.5 for bound in (info.tiny, info.max))
+    if not 10 * low < size < high / 10:  # for sums of them, too
+        raise ValueError(
+            f"`{name}` extends over {size:g}, of which {info.dtype} does not hold the "
+            "square: give the points in other units."
+        )
 
 
 @reads_values

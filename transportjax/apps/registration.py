@@ -335,11 +335,14 @@ def shape_distance(source: Shape, target: Shape) -> float:
     check_same_space("source", source.dimension, "target", target.dimension)
     centre = target.points.mean(axis=0, dtype=np.float64)
     x, y = (
-        (points[:: -(-len(points) // most)] - centre).astype(np.float32)
+        points[:: -(-len(points) // most)] - centre
         for points, most in ((source.points, 4096), (target.points, 16384))
     )
+    # whose squares single precision holds
+    size = max(np.abs(x).max(), np.abs(y).max()) or 1.0
+    x, y = ((points / size).astype(np.float32) for points in (x, y))
     nearest = [_nearest(x[start : start + 256], y) for start in range(0, len(x), 256)]
-    return float(np.mean(np.concatenate(nearest), dtype=np.float64))
+    return float(size * np.mean(np.concatenate(nearest), dtype=np.float64))
 
 
 def _nearest(x: np.ndarray, y: np.ndarray) -> np.ndarray:

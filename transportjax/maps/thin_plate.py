@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -175,7 +176,12 @@ def _slope(x: Array, y: Array) -> Array:
     """The (d, n) matrix B of the least squares fit y = mean + (x - mean) B."""
     centred = x - jnp.mean(x, axis=0)[None, :]
     centred_y = y - jnp.mean(y, axis=0)[None, :]
-    return solve(_product(centred.T, centred), _product(centred.T, centred_y))
+    # of any size: the determinant of the products is a high power of it; a power of two
+    # changes no digits
+    exponent = jnp.frexp(lax.stop_gradient(jnp.max(jnp.abs(centred))))[1]
+    size = jnp.ldexp(jnp.ones_like(centred[0, 0]), exponent)
+    centred = centred / size
+    return solve(_product(centred.T, centred), _product(centred.T, centred_y)) / size
 
 
 def _product(left: Array, right: Array) -> Array:

@@ -85,6 +85,7 @@ def fit_gaussian_mixture(
     work = options[1].dtype
     least = jnp.asarray(floor).astype(work)
     found = _fit(points.astype(work), w, key, k, covariance, least, *options)
+    _checks.check_variances("x", found[1], points.dtype)
     return GaussianMixture(*(leaf.astype(points.dtype) for leaf in found))
 
 

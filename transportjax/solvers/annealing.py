@@ -29,7 +29,6 @@ from .many_starts import from_many
 from .quasi_newton import lbfgs
 from .solution import Solution
 
-_TOLERANCE = 1e-6  # decrease of the objective, of its size, at which a level ends
 _DEEP = 0.5  # how far in a point counts half, of the bandwidth
 
 
@@ -85,7 +84,7 @@ def _run(
 
             if options.optimiser is not None:
                 return by_optax(cost, vector, options.optimiser, options.num_steps)
-            end = lbfgs(cost, vector, options.num_steps, _TOLERANCE)
+            end = lbfgs(cost, vector, options.num_steps, options.tolerance)
             return end.point, (end.value, end.num_steps)
 
         return lax.scan(level, start, levels)

@@ -54,6 +54,7 @@ class Options(NamedTuple):
     centre: bool
     num_starts: int
     num_steps: int
+    tolerance: float  # decrease of the objective, of its size, at which a level ends
     optimiser: Any
 
 

@@ -9,15 +9,18 @@ agree exactly, much where they are noisy or sampled at different places.
 
 Normals tell which points belong together: each point of the source stands for a von
 Mises-Fisher density around its normal as well. Its concentration is estimated likewise,
-so that noisy normals count little. The map is fitted to the points alone, given which
-belong together, and takes the normals along.
+so that noisy normals count little. They also tell where the surface goes on: the
+Gaussians are discs, whose variance along the surface, where samples of it fall anywhere
+between each other, is estimated apart from that across it. So the surfaces are brought
+together, and their samples may lie beside each other; spheres would pull each point to
+the nearest sample. Given which belong together, the map is fitted to the points alone,
+and takes the normals along.
 
 What is found depends on the variance at the start. A small one keeps the details of the
 fit, and with them what was matched wrongly; a large one lets go of both. So there is a
 descent from each, and the likelier end is taken.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,15 +33,14 @@ from jaxtyping import Array, Float
 from transportjax.maps import AbstractWarp
 from transportjax.maps.normals import jacobian, unit
 from transportjax.maps.small_matrices import cofactor
-from transportjax.mixtures.bessel import concentration_of, log_mass
+from transportjax.mixtures.bessel import concentration_of
 
 from .clouds import Cloud, Data, frame_of, normalised
 from .frames import enter, leave
+from .soft_matches import Estimate, Sums, expectation, stray_density
 
-_BLOCK = 1 << 20  # pairs of points at a time
 _STRAYS = 0.1  # their share at the start
 _SHARES = (0.01, 0.95)  # of strays, between which the estimate stays
-_THINNEST = 0.1  # side of the box of strays, of its longest
 _TOLERANCE = 1e-3  # change of the deviation, of its size, at which it is over
 _FINEST = 1e-3  # deviation, of the radius, below which shapes agree exactly
 _SHRINKING = 0.5  # of variances, at most, in one step: strays do not come back
@@ -46,31 +48,11 @@ _LEAST_LACK = 1e-5  # mean of one minus the cosine, below which normals agree
 # Degrees of freedom, of the number of points, that the variance makes up for. With more
 # it would grow without end where there are few points, and all would be strays.
 _MOST_FREEDOM = 0.5
+_LEAST = 1e-30  # keeps a division by zero away
 _DAMPING = 1e-6  # of the system that is solved, where no point decides
+_FLATTEST = 16  # variance of a disc in its plane, at most, of that across it
+_SOLVER_STEPS = 10  # of conjugate gradients; the next step goes on with the rest
 _STIFFNESS = 2000  # prior precision of the bending energy, of the weight of bending
-
-
-class _State(NamedTuple):
-    """Where the source is, with what is estimated."""
-
-    points: Float[Array, "n d"]
-    normals: Float[Array, "n d"] | None
-    leaves: Float[Array, "p d"]
-    variance: Float[Array, ""]
-    concentration: Float[Array, ""]  # of the normals
-    strays: Float[Array, ""]
-    count: Array
-    is_over: Array
-
-
-class _Sums(NamedTuple):
-    """Sums over the target of shares of its points, for each source point."""
-
-    masses: Float[Array, " n"]
-    pulls: Float[Array, "n d"]  # share times difference
-    squares: Float[Array, ""]  # share times squared difference, over all
-    lacks: Float[Array, ""]  # share times one minus the cosine of normals, over all
-    fit: Float[Array, ""]  # logarithms of the density, at the estimates of the state
 
 
 @eqx.filter_jit
@@ -104,7 +86,7 @@ def refine(
     inner: Any = enter(warp, frame)
     modes = _modes(inner, x.points)
     stiffness = _STIFFNESS * bending * modes.bends
-    sums_of = _expectation(x, y, _stray_density(y), symmetric=symmetric)
+    sums_of = expectation(x, y, stray_density(y), symmetric=symmetric)
 
     def normals_of(leaves: Array) -> Array | None:
         return _normals(_with_leaves(inner, modes.modes, leaves), x)
@@ -115,8 +97,8 @@ def refine(
     start = _product(modes.basis, modes.start), normals_of(modes.start), modes.start
 
     def descent(width: Array) -> tuple[Array, Array]:
-        state = _State(
-            *(*start, (width * bandwidth / frame.scale) ** 2),
+        state = Estimate(
+            *(*start, (width * bandwidth / frame.scale) ** 2, zero + 1),
             *(concentration / width**2, zero + _STRAYS),
             *(jnp.zeros_like(zero, dtype="int32"), zero > 0),
         )
@@ -177,14 +159,6 @@ def _product(left: Array, right: Array) -> Array:
     return jnp.matmul(left, right, precision="highest")
 
 
-def _stray_density(y: Cloud) -> Array:
-    """One over the size of the box around the points that weigh."""
-    weighs = (y.weights > 0)[:, None]
-    low = jnp.min(jnp.where(weighs, y.points, jnp.inf), axis=0)
-    high = jnp.max(jnp.where(weighs, y.points, -jnp.inf), axis=0)
-    return 1 / jnp.prod(jnp.maximum(high - low, _THINNEST * jnp.max(high - low)))
-
-
 def _normals(warp: AbstractWarp, x: Cloud) -> Array | None:
     """Those of the source under a warp."""
     if x.normals is None:
@@ -195,118 +169,109 @@ def _normals(warp: AbstractWarp, x: Cloud) -> Array | None:
 
 
 def _stepper(
-    sums_of: Callable[[_State], _Sums],
+    sums_of: Callable[[Estimate], Sums],
     normals_of: Callable[[Array], Array | None],
     basis: Array,
     stiffness: Array,
     least: Array,
-) -> Callable[[_State], _State]:
+) -> Callable[[Estimate], Estimate]:
     """One step of expectation maximisation."""
 
-    def step(state: _State) -> _State:
+    def step(state: Estimate) -> Estimate:
         sums, dim = sums_of(state), state.points.shape[1]
+        flatness = state.flatness
+
+        def weighed(rows: Array) -> Array:
+            """What the shares and the discs of the source make of differences."""
+            along = _along(state.normals, rows)
+            return flatness * rows + (1 - flatness) * along
+
         penalty = state.variance * stiffness
-        slope = _product(basis.T, sums.pulls) - penalty[:, None] * state.leaves
-        system = _product(basis.T, sums.masses[:, None] * basis)
+        slope = _product(basis.T, weighed(sums.pulls)) - penalty[:, None] * state.leaves
+        # of spheres as firm as the discs are in the mean
+        firmness = (1 + (dim - 1) * flatness) / dim
+        system = firmness * _product(basis.T, sums.masses[:, None] * basis)
         damping = _DAMPING * jnp.trace(system) / len(system)
-        both = jnp.concatenate([slope, system], axis=1)
-        both = jnp.linalg.solve(system + jnp.diag(penalty + damping), both)
-        leaves = state.leaves + both[:, :dim]
-        freedom = jnp.trace(both[:, dim:]) * least
+        inverse = jnp.linalg.inv(system + jnp.diag(penalty + damping))
+        freedom = jnp.sum(inverse * system) * least
+
+        def times(leaves: Array) -> Array:
+            pulls = weighed(sums.masses[:, None] * _product(basis, leaves))
+            return _product(basis.T, pulls) + (penalty + damping)[:, None] * leaves
+
+        change = _product(inverse, slope)
+        if state.normals is not None:
+            change = _solve(times, slope, inverse)
+        leaves = state.leaves + change
         points = _product(basis, leaves)
-        moves = points - state.points
         mass = jnp.sum(sums.masses)
-        rest = jnp.sum(sums.masses[:, None] * moves**2 - 2 * moves * sums.pulls)
-        # the mean over what the leaves may be, not only the best: it is not too small
-        variance = (sums.squares + rest) / (dim * mass)
-        share = jnp.minimum(freedom / mass, _MOST_FREEDOM)
-        variance = variance + share * state.variance
-        variance = jnp.maximum(variance, _SHRINKING * state.variance)
-        variance = jnp.maximum(variance, _FINEST**2)
-        change = jnp.abs(variance - state.variance)
-        is_over = ~(change > 2 * _TOLERANCE * variance)  # so if it is not a number
+        variance, flatness = _variances(state, sums, points - state.points, freedom)
+        moved = jnp.abs(variance - state.variance)
+        is_over = ~(moved > 2 * _TOLERANCE * variance)  # so if it is not a number
         strays = jnp.clip(1 - mass, *_SHARES)
         normals, kappa = normals_of(leaves), state.concentration
         if normals is not None:
             lack = jnp.maximum(sums.lacks / mass, _LEAST_LACK)
             wanted = concentration_of(1 - lack, lack, dim)
             kappa = jnp.minimum(wanted, kappa / _SHRINKING)
-        moved = points, normals, leaves
-        return _State(*moved, variance, kappa, strays, state.count + 1, is_over)
+        found = (variance, flatness, kappa, strays)
+        return Estimate(points, normals, leaves, *found, state.count + 1, is_over)
 
     return step
 
 
-def _expectation(
-    x: Cloud, y: Cloud, density: Array, *, symmetric: bool
-) -> Callable[[_State], _Sums]:
-    """The expectations, in blocks of the target, given the density of strays."""
-    num, dim = x.points.shape
-    size = max(1, min(len(y.points), _BLOCK // num))
-    blocks = -(-len(y.points) // size)
-
-    def blocked(rows: Array) -> Array:
-        pads = [(0, blocks * size - len(rows))] + [(0, 0)] * (rows.ndim - 1)
-        return jnp.pad(rows, pads).reshape(blocks, size, *rows.shape[1:])
-
-    rows = jax.tree.map(blocked, (y.points, y.weights, y.normals))
-
-    def sums_of(state: _State) -> _Sums:
-        kernel = (2 * math.pi * state.variance) ** (-dim / 2)
-        kernel = kernel * _height_of_normals(state, dim)
-        # of strays, next to a kernel of height one
-        level = state.strays * density / ((1 - state.strays) * kernel)
-
-        def block(sums: _Sums, given: tuple) -> tuple[_Sums, None]:
-            points, masses, normals = given
-            apart = [points[None, :, k] - state.points[:, None, k] for k in range(dim)]
-            squares = jnp.asarray(sum(a**2 for a in apart))
-            heights = x.weights[:, None] * jnp.exp(-squares / (2 * state.variance))
-            agreement, lacks = _agreement(state, normals, symmetric=symmetric)
-            heights = heights * agreement
-            total = jnp.sum(heights, axis=0) + level
-            shares = heights * (masses / total)[None, :]
-            new = _Sums(
-                jnp.sum(shares, axis=1),
-                jnp.stack([jnp.sum(shares * a, axis=1) for a in apart], axis=1),
-                jnp.sum(shares * squares),
-                jnp.sum(shares * lacks),
-                jnp.sum(masses * jnp.log((1 - state.strays) * kernel * total)),
-            )
-            return jax.tree.map(jnp.add, sums, new), None
-
-        zero = 0 * state.points
-        start = _Sums(zero[:, 0], zero, *(3 * (zero[0, 0],)))
-        return lax.scan(block, start, rows)[0]
-
-    return sums_of
+def _along(normals: Array | None, rows: Array) -> Array:
+    """The parts of rows along the normals; without any, the rows."""
+    if normals is None:
+        return rows
+    return jnp.sum(normals * rows, axis=1, keepdims=True) * normals
 
 
-def _height_of_normals(state: _State, dim: int) -> Array | float:
-    """The density of a normal at its mean, next to that of uniform ones."""
-    if state.normals is None:
-        return 1.0
-    kappa = state.concentration
-    return jnp.exp(log_mass(0 * kappa, dim) - log_mass(kappa, dim))
+def _solve(times: Callable[[Array], Array], goal: Array, inverse: Array) -> Array:
+    """What `times` takes to `goal`, nearly, by conjugate gradients.
 
-
-def _agreement(
-    state: _State, normals: Array | None, *, symmetric: bool
-) -> tuple[Array | float, Array | float]:
-    """The density of normals next to its peak; one minus the cosine that is expected.
-
-    Of symmetric ones, the sign is among what is expected.
+    `inverse` is that of a matrix that `times` is near to, for each coordinate.
     """
-    if state.normals is None or normals is None:
-        return 1.0, 0.0
-    columns = range(normals.shape[1])
-    parts = [normals[None, :, k] - state.normals[:, None, k] for k in columns]
-    lacks = jnp.asarray(sum(p**2 for p in parts)) / 2
-    kappa = state.concentration
-    if not symmetric:
-        return jnp.exp(-kappa * lacks), lacks
-    lacks = jnp.minimum(lacks, 2 - lacks)
-    turned = jnp.exp(-2 * kappa * (1 - lacks))
-    turns = turned / (1 + turned)
-    lacks_of_sign = lacks + 2 * (1 - lacks) * turns
-    return jnp.exp(-kappa * lacks) * (1 + turned) / 2, lacks_of_sign
+
+    def better(carry: tuple, _: None) -> tuple[tuple, None]:
+        found, rest, direction, size = carry
+        image = times(direction)
+        share = size / jnp.maximum(jnp.vdot(direction, image), _LEAST)
+        found, rest = found + share * direction, rest - share * image
+        near = _product(inverse, rest)
+        new = jnp.vdot(rest, near)
+        direction = near + new / jnp.maximum(size, _LEAST) * direction
+        return (found, rest, direction, new), None
+
+    near = _product(inverse, goal)
+    start = (0 * goal, goal, near, jnp.vdot(goal, near))
+    return lax.scan(better, start, None, length=_SOLVER_STEPS)[0][0]
+
+
+def _variances(
+    state: Estimate, sums: Sums, moves: Array, freedom: Array
+) -> tuple[Array, Array]:
+    """The variance along the normals, and that of the one across them.
+
+    They are means over what the leaves may be, not only at the best: not too small.
+    """
+    dim = moves.shape[1]
+    mass = jnp.sum(sums.masses)
+    share = jnp.minimum(freedom / mass, _MOST_FREEDOM)
+
+    def after(squares: Array, moves: Array) -> Array:
+        rest = sums.masses[:, None] * moves**2 - 2 * moves * sums.pulls
+        return squares + jnp.sum(rest)
+
+    def estimate(squares: Array, freedom: int, old: Array) -> Array:
+        new = squares / (freedom * mass) + share * old
+        return jnp.maximum(jnp.maximum(new, _SHRINKING * old), _FINEST**2)
+
+    whole = after(sums.squares, moves)
+    if state.normals is None:
+        return estimate(whole, dim, state.variance), state.flatness
+    part = after(sums.heights, _along(state.normals, moves))
+    across = estimate(whole - part, dim - 1, state.variance / state.flatness)
+    along = estimate(part, 1, state.variance)
+    along = jnp.clip(along, across / _FLATTEST, across)
+    return along, along / across
