@@ -46,7 +46,7 @@ def test_the_trained_flow_takes_the_place_of_the_fitted_one():
     stats = result.stats
     assert stats["held_out"].shape == (7,)
     assert stats["loss"].shape == (1500,)
-    assert [step for _, step, _ in seen] == [0, *range(250, 1501, 250)]
+    assert [step for _, step, _ in seen] == [0, *range(250, 4501, 250)]  # three times
     losses = [loss for _, _, loss in seen]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] == float(stats["fitted"])
@@ -173,7 +173,7 @@ def test_few_samples_are_looked_at_often_and_generalise():
     seen = []
     options = {"key": jr.key(3), "held_out": held, "num_steps": 300}
     best = fit_flow(x, progress=lambda *news: seen.append(news[1]), **options)
-    assert seen == [0, *range(50, 301, 50)]
+    assert seen == [0, *range(50, 901, 50)]  # three trainings
     sharp = spline_flow(jr.key(4), 2, data=x, num_bins=16, sharpness=2.0)
     worse = fit_flow(x, flow=sharp, **options)
     values = [float(jnp.min(run.stats["held_out"])) for run in (best, worse)]
@@ -193,3 +193,18 @@ def test_a_large_table_on_a_mesh_with_explicit_axes(monkeypatch):
         shared = fit_flow(jax.device_put(x, rows), held_out=held_out, **options)
         for name in ("fitted", "held_out"):
             assert_close(shared.stats[name], alone.stats[name], atol=1e-3)
+
+
+def test_noise_keeps_few_samples_from_being_learnt_by_heart(monkeypatch):
+    def bent_twice(key, num):
+        return jnp.concatenate([bent(k, num) for k in jr.split(key)], axis=1)
+
+    x, held, test = (bent_twice(jr.key(n), n) for n in (100, 101, 4000))
+    options = {"key": jr.key(0), "held_out": held, "num_steps": 300}
+    with_noise = fit_flow(x, **options)
+    monkeypatch.setattr(fit, "_NOISES", (0.0,))
+    without = fit_flow(x, **options)
+    lead = mean_log_prob(with_noise.model, test) - mean_log_prob(without.model, test)
+    least = [float(jnp.min(run.stats["held_out"])) for run in (with_noise, without)]
+    assert lead > 0.1
+    assert least[0] < least[1]
