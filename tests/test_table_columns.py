@@ -37,6 +37,9 @@ COLUMNS = {
     "tiny": (np.where(IS_ZERO, 0, 1e-30 * SPREAD), 0.0, [0]),
     "twice": (np.tile(SPREAD[: NUM // 2], 2), 0.0, []),
     "one": (np.array([3.5]), 0.1, []),
+    "a dozen": (SPREAD[:12], 0.0, []),
+    "a dozen in pairs": (np.repeat(SPREAD[:6], 2), 0.0, []),
+    "a dozen, half zero": (np.where(np.arange(12) < 6, 0, SPREAD[:12]), 0.0, [0]),
     "constant": (np.full(NUM, 3.5), 0.1, []),
 }
 

@@ -90,7 +90,8 @@ def fit_table_law(
     * Rounded numbers, whole ones or such as prices, get noise, uniform over what would
       be rounded to them. Samples are rounded as they are.
     * A value that stands out among continuous or many whole ones, by a twentieth of
-      the rows or more, such as zero rainfall or no income, gets an interval of its own.
+      the rows or more and by five, such as zero rainfall or no income, gets an interval
+      of its own.
       Samples have as many of them.
 
     Samples have no sign that the numbers of a column do not have.

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 _MOST_DECIMALS, _MOST_ZEROS = 12, 6  # of the step of rounded numbers
-_LEAST_SHARE = 0.05  # of the rows, of a value that repeats
+_LEAST_SHARE, _LEAST_COUNT = 0.05, 5  # of the rows, of a value that repeats
 _RATIO = 5  # by which it is more frequent than all others that are none of these
 _MARGIN = 10  # mean distances of the others, by which one may be nearer to it
 
@@ -57,9 +57,8 @@ def _form(values: np.ndarray, counts: np.ndarray) -> ColumnForm:
     step, low, high = _step(values), float(values[0]), float(values[-1])
     order = np.argsort(-counts, kind="stable")
     ordered = np.append(counts[order], 0)
-    stands_out = ordered[:-1] >= np.maximum(
-        _LEAST_SHARE * num_rows, _RATIO * ordered[1:]
-    )
+    least = max(_LEAST_SHARE * num_rows, _LEAST_COUNT)
+    stands_out = ordered[:-1] >= np.maximum(least, _RATIO * ordered[1:])
     num = 1 + np.max(np.flatnonzero(stands_out), initial=-1)
     is_chosen = np.isin(np.arange(len(values)), order[:num])
     rest = np.repeat(values[~is_chosen], counts[~is_chosen])
