@@ -99,7 +99,7 @@ def fit_table_law(
     Args:
         table: n rows, more than the columns that vary.
         num_steps: of `gaussianise`, at most.
-        train: steps of `fit_flow` that follow the fit, at most; what is best on the
+        train: steps of a training by `fit_flow`, at most; what is best on the
             rows held out is kept.
         seed: the same gives the same law.
 

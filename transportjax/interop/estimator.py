@@ -30,7 +30,7 @@ class FlowEstimator:
 
     Args:
         num_steps: of `gaussianise`, at most.
-        training: steps of `fit_flow` that follow the fit, at most; 0: none.
+        training: steps of a training by `fit_flow`, after the fit, at most; 0: none.
         random_state: an integer, for the fit. The same gives the same flow.
 
     Attributes:
