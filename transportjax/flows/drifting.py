@@ -125,10 +125,11 @@ def _two_sided(
     ones = jnp.ones_like
     weights = jnp.concatenate([ones(x), weight * ones(extra), ones(y)])[:, 0]
     distances = root_of_cost(squared_distances(x, targets), 2)
+    itself = jnp.eye(*distances.shape, dtype=x.dtype)
+    distances = jnp.where(itself > 0, 0, distances)  # not what a product rounds to
     # as a mean over the samples of weighted means over the targets
     mean = jnp.mean(distances @ weights) / jnp.sum(weights)
     mean = jnp.where(mean > 0, mean, 1)
-    itself = jnp.eye(*distances.shape, dtype=x.dtype)
     relative = distances / mean + _APART * itself
     unit = mean / x.shape[1] ** 0.5
 
