@@ -151,6 +151,11 @@ def test_bad_input_is_named(user_errors):
         ("`x`", lambda: fit_flow(x[0], key=key)),
         ("`x` must be continuous", lambda: fit_flow(jnp.ones((9, 2), int), key=key)),
         ("`x` must be finite", lambda: fit_flow(x * jnp.nan, key=key)),
+        ("`x` must vary in every", lambda: fit_flow(x[:, jnp.zeros(2, int)], key=key)),
+        (
+            "`fit_flow` cannot be called within",
+            lambda: jax.vmap(lambda k: fit_flow(x, key=k).stats)(jr.split(key, 2)),
+        ),
         ("`flow`", lambda: fit_flow(x, key=key, flow=cast(Any, jnp.tanh))),
         (
             r"`x` must have shape \(n, 3\)",

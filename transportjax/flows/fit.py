@@ -106,7 +106,7 @@ def fit_flow(
     Raises:
         ValueError: samples that are not (n, d), are empty, too few, integer or NaN, or
             lie in a subspace; bad weights; a flow of other events, or a conditional
-            one; options out of range.
+            one; options out of range; a call within `jit`, `vmap` or `grad`.
 
     Warns:
         RuntimeWarning: a loss, gradient or step that is not finite; see `minimise`.
@@ -130,6 +130,7 @@ def fit_flow(
         Rothfuss, Ferreira, Boehm, Walther, Ulrich, Asfour and Krause (2019), "Noise
         regularization for conditional density estimation".
     """
+    _checks.check_not_traced("fit_flow", (key, x, weights, held_out))
     fit_key, flow_key, train_key, share_key = jr.split(key, 4)
     train, kept = _parts(x, weights, held_out, share_key)
     for name, given in (("flow", flow), ("fitted", fitted)):
@@ -153,11 +154,6 @@ def fit_flow(
         if first:
             train, kept = _through(Chain(first), train, kept)
         flow = spline_flow(flow_key, dim, data=train["x"])
-    noises: tuple = (None,)
-    if num < _MANY:
-        whiten = explicit_mesh_guard(whitening)("x", train["x"], train["weights"])
-        root = np.linalg.inv(np.asarray(whiten.matrix))
-        noises = tuple(noise * root for noise in _NOISES)
     both = _averaged(flow)
     start, best, least = 0, fitted, floor
 
@@ -177,7 +173,7 @@ def fit_flow(
             progress(found, start + int(state.step), value)
 
     runs = []
-    for noise in noises:
+    for noise in _noises(train):
         run = minimise(
             _loss,
             both.with_noise(noise),
@@ -204,6 +200,7 @@ def _fitted(train: dict, kept: dict, key: PRNGKeyArray) -> tuple[Flow, float]:
     part, shares = train["x"], train["weights"]
     if len(part) >= 2 * _MOST_FITTED:
         part, shares = _thinned((part, shares), len(part) // _MOST_FITTED)
+    explicit_mesh_guard(whitening)("x", part, shares)  # an error, by its name here
     solution = gaussianise(
         part,
         key=key,
@@ -226,6 +223,15 @@ def _loss_of(flow: Flow, kept: dict) -> float:
 def _directions(num: int, dim: int) -> AbstractDirections | None:
     """The defaults of the fit; random axes where they would take long to compile."""
     return OrthonormalDirections() if num >= _MANY and dim > MOST_RANDOM else None
+
+
+def _noises(train: dict) -> tuple[np.ndarray | None, ...]:
+    """Of each training: what to multiply normal vectors by, as noise on samples."""
+    if len(train["x"]) >= _MANY:
+        return (None,)
+    whiten = explicit_mesh_guard(whitening)("x", train["x"], train["weights"])
+    root = np.linalg.inv(np.asarray(whiten.matrix))
+    return tuple(noise * root for noise in _NOISES)
 
 
 @explicit_mesh_guard
