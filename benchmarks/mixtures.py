@@ -80,7 +80,7 @@ def cases(options: Namespace) -> Iterator[Case]:
 
 def _ours(x: np.ndarray, y: np.ndarray) -> dict[str, Rival]:
     """The automatic choice, with the modes that the points at hand need, and each."""
-    chosen = fourier_modes(x, y, _SCALE)
+    chosen = fourier_modes(x, y, _SCALE, num_sums=2)
     scale = jnp.asarray(_SCALE, x.dtype)
     needed = modes.needed_modes(jnp.asarray(x), jnp.asarray(y), scale)
     assert needed is not None

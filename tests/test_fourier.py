@@ -165,6 +165,11 @@ def test_modes_of_data():
     assert fourier_modes(x, x, 0.02) == ()  # tiles are cheaper
     assert fourier_modes(x[:5000], x, 0.5) == found
     assert fourier_modes(x[:100], x[:100], 0.5) == ()
+    few = x[:10_000]  # one sum over all pairs is faster by tiles, two are not
+    assert fourier_modes(few, few, 0.2) == ()
+    assert fourier_modes(few, few, 0.2, num_sums=2) == (12, 12, 12)
+    with pytest.raises(ValueError, match="`num_sums`"):
+        fourier_modes(few, few, 0.2, num_sums=0)
     wide = rng.uniform(size=(20_000, 4)).astype("float32")
     assert fourier_modes(wide, wide, 0.5) == ()
     assert jax.jit(lambda x: jnp.asarray(len(fourier_modes(x, x, 0.5))))(x) == 0

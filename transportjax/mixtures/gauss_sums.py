@@ -17,10 +17,11 @@ in one of two ways, neither of which holds n x m numbers:
 The series costs (n + m) (2 M + 1)^d for M = c / pi (extent / s + c) modes on an axis,
 with c = 4 in single and 5.5 in double precision. It is chosen where, by the measured
 cost of a pair and of a mode, it is cheaper (modes.py): for instance, on the unit cube
-with s = 0.2, from about 12000 points on. The number of modes is static, and is read off
-the points. Where these are traced, that is under `jit`, tiles are used unless the
-caller gives `num_modes`; the program then looks whether these are enough for the points
-and the scale that it meets, and takes tiles if not: the result is right all the same.
+with s = 0.2, from about 15000 points on, or 7500 where several sums are wanted. The
+number of modes is static, and is read off the points. Where these are traced, that is
+under `jit`, tiles are used unless the caller gives `num_modes`; the program then looks
+whether these are enough for the points and the scale that it meets, and takes tiles if
+not: the result is right all the same.
 """
 
 import functools
@@ -196,7 +197,9 @@ def gauss_l2(
         Jian and Vemuri (2011), Robust point set registration using Gaussian mixture
         models, section 3.
     """
-    sums, how, dtype = _checked(x, y, scale, x_weights, y_weights, num_modes)
+    sums, how, dtype = _checked(
+        x, y, scale, x_weights, y_weights, num_modes, num_sums=2
+    )
     return GaussL2(*(value.astype(dtype) for value in _gauss_l2(sums, how)))
 
 
@@ -221,6 +224,7 @@ def _checked(
     b: Any,
     num_modes: Any,
     name_of_b: str = "y_weights",
+    num_sums: int = 1,
 ) -> tuple[_Sums, How, Any]:
     """Arrays to compute with; how; the dtype to return."""
     x, y = _checks.common_float(("x", x), ("y", y))
@@ -234,7 +238,7 @@ def _checked(
             _checks.check_signed_weights(name, given, len(points))
         weights.append(given)
     sums = _Sums(x.astype(work), y.astype(work), scale.astype(work), *weights)
-    return sums, how_to_sum(*sums[:3], num_modes), x.dtype
+    return sums, how_to_sum(*sums[:3], num_modes, num_sums), x.dtype
 
 
 # --- the sums ----------------------------------------------------------------------
