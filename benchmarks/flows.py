@@ -23,9 +23,9 @@ with the schedule. distrax has couplings and no more: a flow of 8, with the sche
 The networks of all have two hidden layers of width 64. A peer is left out where it
 cannot be imported.
 
-SINF (Dai and Seljak, 2021, "Sliced iterative normalizing flows") is not run: it is no
-package, and its code calls functions that current versions of PyTorch no longer have.
-`fitted` is of its kind.
+SINF (Dai and Seljak, 2021, "Sliced iterative normalizing flows"), of whose kind
+`fitted` is, fits its Gaussianising flow with its defaults, and stops by itself. It is
+no package: the environment variable SINF names a clone of its repository.
 
 FLOWS_SECONDS (60) sets the time of the long runs, FLOWS_TOYS (names with commas
 between) chooses among the laws.
@@ -240,7 +240,7 @@ def panels_of_cases(
 
 def line_style(rival: str) -> str:
     """Dots for peers."""
-    return ":" if rival.startswith(("flowjax", "zuko", "distrax")) else "-"
+    return ":" if rival.startswith(("flowjax", "zuko", "distrax", "SINF")) else "-"
 
 
 def save_with_legend(figure: Any, path: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ import optax
 
 from .rival_distrax import train_distrax
 from .rival_flowjax import train_flowjax
+from .rival_sinf import sinf_module, train_sinf
 from .rival_zuko import train_zuko
 from .tables import Data
 
@@ -62,6 +63,10 @@ def peers() -> dict[str, Callable]:
             name = package.partition(".")[0]
             print(f"left out: {name} (it, or what it needs, is not installed)")
             rivals = {k: v for k, v in rivals.items() if not k.startswith(name)}
+    try:
+        rivals["SINF"] = functools.partial(_sinf, module=sinf_module())
+    except ImportError as error:
+        print(f"left out: SINF ({error})")
     return rivals
 
 
@@ -119,6 +124,10 @@ def _zuko_cosine(data: Data, watch: Watch, *, budget: float) -> None:
         )
 
     within_budget(train, data, watch, budget)
+
+
+def _sinf(data: Data, watch: Watch, *, module: Any) -> None:
+    train_sinf(data, watch.look, module)
 
 
 def _cosine_run(train: Callable) -> Callable[[Data, Watch, int], None]:
