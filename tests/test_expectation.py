@@ -233,3 +233,42 @@ def test_errors(key):
         fit_gaussian_mixture(x, 1, key=key, floor=0)
     with pytest.raises(ValueError, match="`tolerance` must be in"):
         fit_gaussian_mixture(x, 1, key=key, tolerance=-1)
+
+
+# --- from a given start ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_start_is_gone_on_from(kind, x64):
+    x = cloud()
+    options = {"key": jax.random.key(0), "covariance": kind, "tolerance": 0}
+    whole = fit_gaussian_mixture(x, 2, num_steps=12, **options)
+    half = fit_gaussian_mixture(x, 2, num_steps=5, **options)
+    rest = fit_gaussian_mixture(x, 2, num_steps=7, start=half, **options)
+    for found, expected in zip(
+        jax.tree.leaves(rest), jax.tree.leaves(whole), strict=True
+    ):
+        assert_close(found, expected, atol=1e-9)
+
+
+def test_components_without_weight_stay_without(x64):
+    x = cloud()
+    few = fit_gaussian_mixture(x, 2, key=jax.random.key(0), num_steps=3)
+    means = jnp.concatenate([few.means, 0 * few.means])
+    covariances = jnp.concatenate([few.covariances, few.covariances])
+    start = type(few)(means, covariances, jnp.concatenate([few.weights, jnp.zeros(2)]))
+    found = fit_gaussian_mixture(x, 4, key=jax.random.key(0), start=start)
+    assert_close(found.weights[2:], [0, 0])
+    more = fit_gaussian_mixture(x, 2, key=jax.random.key(0), start=few)
+    assert_close(found.means[:2], more.means, atol=1e-9)
+
+
+def test_a_wrong_start_is_named(user_errors):
+    x = jnp.asarray(cloud(), "float32")
+    start = fit_gaussian_mixture(x, 2, key=jax.random.key(0), num_steps=1)
+    for k, given, message in (
+        (3, start, r"`start` must have means of shape \(3, 2\)"),
+        (2, start.means, "`start` must be a GaussianMixture"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_gaussian_mixture(x, k, key=jax.random.key(0), start=given)

@@ -13,6 +13,7 @@ from helpers import assert_close, check_gradient, perturbed, tolerance
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from transportjax import maps as tm
+from transportjax.mixtures import GaussianMixture
 
 NUM_EVENTS = 8
 
@@ -104,6 +105,18 @@ def _support(key):
     return tm.SupportMap(bounds[:, 0], bounds[:, 1])
 
 
+def _mixture(key, d=3, k=4):
+    mean_key, root_key, weight_key = jr.split(key, 3)
+    roots = jnp.eye(d)[None] + 0.5 * jr.normal(root_key, (k, d, d))
+    return tm.GaussianMixtureMap.from_mixture(
+        GaussianMixture(
+            2 * jr.normal(mean_key, (k, d)),
+            jnp.matmul(roots, roots.mT, precision="highest") + 0.1 * jnp.eye(d)[None],
+            jr.uniform(weight_key, (k,), minval=0.2),
+        )
+    )
+
+
 # name: (maker of a map of the default dtype from a key, shape of an event)
 MAKERS = {
     "affine": (_affine, (3,)),
@@ -126,6 +139,7 @@ MAKERS = {
     "Cayley": (lambda key: tm.Cayley(jnp.eye(3)[::-1], jr.normal(key, (3,))), (3,)),
     "support": (_support, (3,)),
     "tails": (lambda key: tm.LogTails(jnp.array([0.0, 1.0, 50.0])), (3,)),
+    "mixture": (_mixture, (3,)),
     "affine coupling": (_coupling, (3,)),
     "conditional coupling": (
         lambda key: _coupling(key, num_conditions=2, split=0, depth=1),

@@ -140,13 +140,18 @@ def check_loss(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must return one real number; got {got}.")
 
 
-def check_not_traced(name: str, tree: Any) -> None:
+_ENSEMBLE = (
+    "Train an ensemble as one model, by the sum of the losses of its members; see "
+    "`minimise`."
+)
+
+
+def check_not_traced(name: str, tree: Any, instead: str = _ENSEMBLE) -> None:
     """Raises within jit, vmap or grad: `name` is a loop that looks at values."""
     if not all(map(is_concrete, jax.tree.leaves(tree))):
         raise ValueError(
             f"`{name}` cannot be called within jit, vmap or grad: it looks at values "
-            "to stop. Train an ensemble as one model, by the sum of the losses of its "
-            "members; see `minimise`."
+            f"to stop. {instead}"
         )
 
 

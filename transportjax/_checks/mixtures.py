@@ -34,6 +34,44 @@ def check_mixture(means: Array, covariances: Array, weights: Array) -> None:
     check_signed_weights("weights", weights, k)
 
 
+def check_gaussian_mixture(name: str, mixture: Any) -> None:
+    """Raises unless `mixture` is a Gaussian one, with weights >= 0."""
+    if type(mixture).__name__ != "GaussianMixture":
+        raise ValueError(
+            f"`{name}` must be a GaussianMixture; got an object of type "
+            f"{type(mixture).__name__}."
+        )
+    weights = mixture.weights
+    check_signed_weights(f"{name}.weights", weights, len(weights), positive=True)
+
+
+def check_start(name: str, start: Any, shape: tuple[int, int]) -> None:
+    """Raises unless `start` is a Gaussian mixture whose means have this shape."""
+    check_gaussian_mixture(name, start)
+    if start.means.shape != shape:
+        raise ValueError(
+            f"`{name}` must have means of shape {shape}; got {start.means.shape}."
+        )
+
+
+def check_mixture_map(
+    log_weights: Array, means: Array, shears: Array, log_scales: Array
+) -> None:
+    """Raises unless the leaves of the map of a mixture fit together."""
+    check_points("means", means)
+    k, d = means.shape
+    for name, leaf, shape in (
+        ("log_weights", log_weights, (k,)),
+        ("shears", shears, (k, d, d)),
+        ("log_scales", log_scales, (k, d)),
+    ):
+        if leaf.shape != shape:
+            raise ValueError(
+                f"`{name}` must have shape {shape}, to go with `means` of shape "
+                f"{means.shape}; got {leaf.shape}."
+            )
+
+
 @reads_values
 def check_covariances(name: str, covariances: Array) -> None:
     """Raises unless concrete variances, diagonals or matrices are positive definite."""

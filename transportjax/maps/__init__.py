@@ -20,6 +20,7 @@ from .coupling import (
 )
 from .grid import MonotoneGrid as MonotoneGrid
 from .io import load as load, save as save
+from .mixture import GaussianMixtureMap as GaussianMixtureMap
 from .monotone import MonotoneLinear as MonotoneLinear
 from .normals import transport_normals as transport_normals
 from .radial import GaussianWarp as GaussianWarp

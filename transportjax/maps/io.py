@@ -24,6 +24,7 @@ from .container import DTYPES, ModelFileError, Path, read_file, write_file
 from .continuous import ContinuousMap, VelocityField
 from .coupling import AffineCoupling, SplineCoupling
 from .grid import MonotoneGrid
+from .mixture import GaussianMixtureMap
 from .monotone import MonotoneLinear
 from .radial import GaussianWarp
 from .rigid import Rigid
@@ -46,6 +47,7 @@ _CLASSES: dict[str, type[eqx.Module]] = {
     "ColourDecision": ColourDecision,
     "Conditioner": Conditioner,
     "ContinuousMap": ContinuousMap,
+    "GaussianMixtureMap": GaussianMixtureMap,
     "GaussianWarp": GaussianWarp,
     "Householder": Householder,
     "Invert": Invert,

@@ -24,6 +24,10 @@ from .l2 import (
     log_overlap as log_overlap,
     overlap as overlap,
 )
+from .model_selection import (
+    SelectedMixture as SelectedMixture,
+    select_gaussian_mixture as select_gaussian_mixture,
+)
 from .modes import fourier_modes as fourier_modes
 from .oriented import OrientedMixture as OrientedMixture
 from .pair_sums import log_pair_sum as log_pair_sum, pair_sum as pair_sum

@@ -29,13 +29,15 @@ def fit_gaussian_mixture(
     key: PRNGKeyArray,
     covariance: str = "full",
     weights: ArrayLike | None = None,
+    start: GaussianMixture | None = None,
     num_steps: int = 100,
     tolerance: int | float | ArrayLike = 1e-5,
     floor: int | float | ArrayLike = 1e-6,
 ) -> GaussianMixture:
     """The Gaussian mixture of greatest likelihood, a local maximum of it, by EM.
 
-    Starts from `kmeans`. The likelihood never falls from one step to the next. No
+    Starts from `kmeans`, or a given mixture, whose components without weight stay
+    without. The likelihood never falls from one step to the next. No
     variance, along any axis, is allowed below `floor` times the mean variance of the
     points, and the likelihood is maximal under this condition: so constant coordinates,
     repeated points and components with a single point do no harm. If all points are
@@ -52,6 +54,8 @@ def fit_gaussian_mixture(
             share: `"shared_full"`, `"shared_diagonal"`, `"shared_isotropic"`.
         weights: masses >= 0 of the points, `(n,)`, as if a point were repeated.
             None: equal.
+        start: a mixture of k components to go on from; only where `covariance` is
+            `"full"` do its covariances count beyond their diagonals. None: clusters.
         num_steps: most steps.
         tolerance: stops when the mean log-likelihood of a point grows by less.
         floor: least variance, as a share > 0 of the mean variance of the points.
@@ -63,7 +67,8 @@ def fit_gaussian_mixture(
 
     Raises:
         ValueError: points that are not (n, d), empty or not finite; k above n; bad
-            weights; unknown options; numbers out of range.
+            weights; a start of another size, or with negative weights; unknown options;
+            numbers out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax.random as jr
@@ -84,7 +89,10 @@ def fit_gaussian_mixture(
     _checks.check_number("floor", floor, 0, open_low=True)
     work = options[1].dtype
     least = jnp.asarray(floor).astype(work)
-    found = _fit(points.astype(work), w, key, k, covariance, least, *options)
+    if start is not None:
+        _checks.check_start("start", start, (k, points.shape[1]))
+        start = jax.tree.map(lambda leaf: leaf.astype(work), start)
+    found = _fit(points.astype(work), w, key, start, k, covariance, least, *options)
     _checks.check_variances("x", found[1], points.dtype)
     return GaussianMixture(*(leaf.astype(points.dtype) for leaf in found))
 
@@ -138,11 +146,12 @@ class _Parameters(NamedTuple):
     variances: Float[Array, "k d"]
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(4, 5))
 def _fit(
     x: Array,
     weights: Array | None,
     key: PRNGKeyArray,
+    start: GaussianMixture | None,
     k: int,
     covariance: str,
     floor: Array,
@@ -152,14 +161,17 @@ def _fit(
     kind, is_shared = covariance.removeprefix("shared_"), "shared" in covariance
     mass = masses(x, weights)
     shifted, mean = centred(x, mass)
-    clusters = lax.stop_gradient(kmeans(shifted, k, key=key, weights=mass))
     least = floor * _mean_variance(x, shifted, mass)
-    start = _start(clusters.centres, clusters.weights, clusters.cost, least)
+    if start is None:
+        clusters = lax.stop_gradient(kmeans(shifted, k, key=key, weights=mass))
+        first = _start(clusters.centres, clusters.weights, clusters.cost, least)
+    else:
+        first = _going_on(start, mean, kind, least)
     blocks = in_blocks(shifted, mass, k * x.shape[1])
     step = functools.partial(
         _step, blocks=blocks, kind=kind, is_shared=is_shared, least=least
     )
-    found = run_expectation(step, start, num_steps, tolerance)
+    found = run_expectation(step, first, num_steps, tolerance)
     axes, variances = found.axes, found.variances
     if is_shared:
         axes, variances = axes[:1], variances[:1]
@@ -187,6 +199,25 @@ def _start(centres: Array, weights: Array, cost: Array, least: Array) -> _Parame
     eye = jnp.eye(d, dtype=centres.dtype)
     axes = jnp.zeros_like(centres, shape=(k, d, d)) + eye[None]
     return _Parameters(weights, centres, axes, jnp.zeros_like(centres) + variance)
+
+
+def _going_on(
+    start: GaussianMixture, mean: Array, kind: str, least: Array
+) -> _Parameters:
+    """The components of a mixture, in the frame of the mean."""
+    means, covariances = start.means, start.covariances
+    k, d = means.shape
+    axes = jnp.zeros_like(means, shape=(k, d, d)) + jnp.eye(d, dtype=means.dtype)[None]
+    if covariances.ndim < 3:
+        variances = covariances.reshape(len(covariances), -1)
+    elif kind == "full":
+        variances, vectors = jnp.linalg.eigh((covariances + covariances.mT) / 2)
+        axes = jnp.broadcast_to(vectors, axes.shape)
+    else:
+        variances = jnp.diagonal(covariances, axis1=1, axis2=2)
+    variances = jnp.maximum(jnp.broadcast_to(variances, means.shape), least)
+    weights = start.weights / jnp.sum(start.weights)
+    return _Parameters(weights, means - mean[None, :], axes, variances)
 
 
 def _step(

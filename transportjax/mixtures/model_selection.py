@@ -1,0 +1,175 @@
+"""How many components: doubled until held-out points are no likelier."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from transportjax import _checks
+from transportjax._sharding import explicit_mesh_guard
+
+from .expectation import fit_gaussian_mixture
+from .gaussian import GaussianMixture
+
+_SIZES = (32, 128)  # for which programs are compiled: fewer components are filled up
+_POINTS_PER_COMPONENT = 32
+_FIRST = 16  # components, or fewer for less than ...
+_POINTS_OF_FIRST = 400  # ... so many points each
+_MOST_POINTS = 30_000  # that are fitted to
+_FLOOR = 1e-3  # least variance: on rounded points the likelihood has no other bound
+_STEPS, _TOLERANCE = 60, 1e-4
+
+
+class SelectedMixture(NamedTuple):
+    """A mixture, and minus the mean log-density of the held-out points, in nats."""
+
+    mixture: GaussianMixture
+    held_out: Float[Array, ""]
+
+
+def select_gaussian_mixture(
+    x: ArrayLike,
+    held_out: ArrayLike,
+    *,
+    key: PRNGKeyArray,
+    weights: ArrayLike | None = None,
+    progress: Callable[[SelectedMixture], Any] | None = None,
+) -> SelectedMixture:
+    """The Gaussian mixture under which held-out points are likeliest, of a few sizes.
+
+    The number of components, full covariances each, is doubled until that brings
+    nothing, up to 128, and to one for 32 points; the first is 16, or less for less than
+    6400 points. Each fit is `fit_gaussian_mixture` from a start by k-means++, with no
+    variance below a thousandth of that of the points. Of more than 30 000 points, every
+    so many are taken.
+
+    Args:
+        x: points, (n, d).
+        held_out: other points of their law, (m, d).
+        key: a PRNG key, for the starts.
+        weights: masses >= 0 of the points, (n,). None: equal.
+        progress: called after each fit with the best so far.
+
+    Returns:
+        A `SelectedMixture`: `mixture`, and `held_out`, minus its mean log-density at
+        the held-out points.
+
+    Raises:
+        ValueError: points that are not (n, d), empty or not finite; bad weights; a call
+            within `jit`, `vmap` or `grad`.
+
+    Example:
+        >>> import jax.numpy as jnp, jax.random as jr
+        >>> from transportjax.mixtures import select_gaussian_mixture
+        >>> x = jr.normal(jr.key(0), (2000, 2)).at[::2].add(20.0)
+        >>> found = select_gaussian_mixture(x[200:], x[:200], key=jr.key(1))
+        >>> print(len(found.mixture.weights) > 1, found.mixture.means.mean(0).round())
+        True [10. 10.]
+
+    References:
+        Arthur and Vassilvitskii (2007), k-means++: the advantages of careful seeding.
+        Smyth (2000), Model selection for probabilistic clustering using cross-validated
+        likelihood.
+    """
+    given = (key, x, held_out, weights)
+    instead = "With a known number of components use `fit_gaussian_mixture`."
+    _checks.check_not_traced("select_gaussian_mixture", given, instead)
+    x, held_out = _checks.common_float(("x", x), ("held_out", held_out))
+    _checks.check_points("x", x)
+    _checks.check_points("held_out", held_out, x.shape[1])
+    work = _checks.working_dtype(x.dtype)
+    weights = _checks.as_weights("weights", weights, x.shape[:1], work)
+    stride = -(-len(x) // _MOST_POINTS)
+    points, shares = _thinned(x.astype(work), weights, stride)
+    kept = held_out.astype(work)
+    best: SelectedMixture | None = None
+    for start in _starts(points, shares, key):
+        mixture = fit_gaussian_mixture(
+            points,
+            len(start.weights),
+            key=key,
+            weights=shares,
+            start=start,
+            num_steps=_STEPS,
+            tolerance=_TOLERANCE,
+            floor=_FLOOR,
+        )
+        value = _mean_loss(mixture, kept)
+        if best is not None and not value < best.held_out:
+            break
+        best = SelectedMixture(_used(mixture), value)
+        if progress is not None:
+            progress(best)
+    assert best is not None  # there is at least one start
+    return best
+
+
+@explicit_mesh_guard
+def _thinned(x: Array, weights: Array | None, stride: int) -> tuple[Any, Any]:
+    return jax.tree.map(lambda leaf: leaf[::stride], (x, weights))
+
+
+def _starts(x: Array, weights: Array | None, key: PRNGKeyArray) -> Iterator:
+    """Mixtures to start from, each of twice as many components as the one before.
+
+    By k-means++ in numpy, which has nothing to compile: the first seeds of many are
+    seeds of fewer.
+    """
+    points = np.asarray(x, np.float64)
+    num, dim = points.shape
+    shares = np.full(num, 1 / num)
+    if weights is not None:
+        shares = np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)
+    rng = np.random.default_rng(np.asarray(jr.key_data(key)))
+    most = max(1, min(_SIZES[-1], num // _POINTS_PER_COMPONENT))
+    k = 1
+    while 2 * k <= min(_FIRST, num // _POINTS_OF_FIRST):
+        k *= 2
+    seeds, nearest = points[:0], np.full(num, np.inf)
+    while k <= most:
+        seeds, nearest = _more_seeds(points, shares, seeds, nearest, k, rng)
+        width = min(size for size in (1, *_SIZES) if size >= k)
+        means = np.resize(seeds, (width, dim))  # what is filled up weighs nothing
+        masses = np.where(np.arange(width) < k, 1 / k, 0)
+        spread = np.sum(shares * nearest) / dim
+        variance = max(spread, np.finfo(x.dtype).tiny)
+        leaves = (means, np.full(width, variance), masses)
+        yield GaussianMixture(*(jnp.asarray(leaf, x.dtype) for leaf in leaves))
+        k *= 2
+
+
+def _more_seeds(
+    points: np.ndarray,
+    shares: np.ndarray,
+    seeds: np.ndarray,
+    nearest: np.ndarray,
+    num: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seeds up to `num`, and the squared distance of each point to the nearest one."""
+    found = list(seeds)
+    while len(found) < num:
+        chances = shares * (nearest if found else 1)
+        total = np.sum(chances)
+        chances = chances / total if total > 0 else shares
+        seed = points[rng.choice(len(points), p=chances)]
+        found.append(seed)
+        nearest = np.minimum(nearest, np.sum((points - seed) ** 2, axis=1))
+    return np.stack(found), nearest
+
+
+@jax.jit
+def _mean_loss(mixture: GaussianMixture, x: Array) -> Array:
+    return -jnp.mean(jax.vmap(mixture.log_prob)(x))
+
+
+def _used(mixture: GaussianMixture) -> GaussianMixture:
+    """Without the components that weigh nothing; by numpy: nothing to compile."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(mixture)]
+    used = leaves[-1] > 0
+    return GaussianMixture(*(jnp.asarray(leaf[used]) for leaf in leaves))
