@@ -9,7 +9,8 @@ timed. Every rival keeps what was best on the held-out samples, looks at them ev
 steps, `fit_flow` as often as it does by default, and is shown as of then. Ours:
 
     fitted       `gaussianise`, no gradient descent
-    fit_flow     the same, then training, in one call, which needs no known budget
+    fit_flow     Gaussian mixtures and the same, in few dimensions, then training, in
+                 one call, which needs no known budget
     trained      `spline_flow` and `maximum_likelihood` with a cosine schedule
 
 flowjax has its spline coupling flow, of 8 layers of the same width, in a loop around

@@ -122,9 +122,8 @@ def _starts(x: Array, weights: Array | None, key: PRNGKeyArray) -> Iterator:
     """
     points = np.asarray(x, np.float64)
     num, dim = points.shape
-    shares = np.full(num, 1 / num)
-    if weights is not None:
-        shares = np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)
+    shares = np.ones(num) if weights is None else np.asarray(weights, np.float64)
+    shares = shares / np.sum(shares)
     rng = np.random.default_rng(np.asarray(jr.key_data(key)))
     most = max(1, min(_SIZES[-1], num // _POINTS_PER_COMPONENT))
     k = 1
