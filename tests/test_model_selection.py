@@ -31,9 +31,11 @@ def test_as_many_components_as_the_law_needs():
     )
     seen = []
     found = select_gaussian_mixture(x, held, key=jr.key(3), progress=seen.append)
-    assert [len(one.mixture.weights) for one in seen] == [16, 32]
+    sizes = [len(one.mixture.weights) for one in seen]
+    assert sizes[0] == 16
+    assert 24 <= sizes[-1] <= 48
     losses = [float(one.held_out) for one in seen]
-    assert losses[1] < losses[0] - 0.02
+    assert losses[-1] < losses[0] - 0.02
     assert found.held_out == seen[-1].held_out
     assert_close(found.held_out, -mean_log_prob(found.mixture, held), atol=1e-5)
     assert mean_log_prob(found.mixture, test) > mean_log_prob(p, test) - 0.03

@@ -1,6 +1,6 @@
-"""How many components: doubled until held-out points are no likelier."""
+"""How many components: as many as held-out points are likeliest under."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -44,7 +44,8 @@ def select_gaussian_mixture(
 
     The number of components, full covariances each, is doubled until that brings
     nothing, up to 128, and to one for 32 points; the first is 16, or less for less than
-    6400 points. Each fit is `fit_gaussian_mixture` from a start by k-means++, with no
+    6400 points. Then three quarters and one and a half times the best are tried. Each
+    fit is `fit_gaussian_mixture` from a start by k-means++, with no
     variance below a thousandth of that of the points. Of more than 30 000 points, every
     so many are taken.
 
@@ -87,8 +88,13 @@ def select_gaussian_mixture(
     stride = -(-len(x) // _MOST_POINTS)
     points, shares = _thinned(x.astype(work), weights, stride)
     kept = held_out.astype(work)
+    most = max(1, min(_SIZES[-1], len(points) // _POINTS_PER_COMPONENT))
+    seeds = _Seeds(points, shares, most, key)
     best: SelectedMixture | None = None
-    for start in _starts(points, shares, key):
+
+    def is_better(k: int) -> bool:
+        nonlocal best
+        start = seeds.mixture(k)
         mixture = fit_gaussian_mixture(
             points,
             len(start.weights),
@@ -101,11 +107,21 @@ def select_gaussian_mixture(
         )
         value = _mean_loss(mixture, kept)
         if best is not None and not value < best.held_out:
-            break
+            return False
         best = SelectedMixture(_used(mixture), value)
         if progress is not None:
             progress(best)
-    assert best is not None  # there is at least one start
+        return True
+
+    first = min(_FIRST, max(1, len(points) // _POINTS_OF_FIRST))
+    k = 2 ** (first.bit_length() - 1)
+    is_better(k)
+    while 2 * k <= most and is_better(2 * k):
+        k *= 2
+    for other in (3 * k // 4, 3 * k // 2):
+        if k > 1 and other <= most:
+            is_better(other)
+    assert best is not None  # the first one is better than none
     return best
 
 
@@ -114,52 +130,40 @@ def _thinned(x: Array, weights: Array | None, stride: int) -> tuple[Any, Any]:
     return jax.tree.map(lambda leaf: leaf[::stride], (x, weights))
 
 
-def _starts(x: Array, weights: Array | None, key: PRNGKeyArray) -> Iterator:
-    """Mixtures to start from, each of twice as many components as the one before.
+class _Seeds:
+    """Points to start from by k-means++: the first ones of many are seeds of few.
 
-    By k-means++ in numpy, which has nothing to compile: the first seeds of many are
-    seeds of fewer.
+    In numpy: nothing to compile.
     """
-    points = np.asarray(x, np.float64)
-    num, dim = points.shape
-    shares = np.ones(num) if weights is None else np.asarray(weights, np.float64)
-    shares = shares / np.sum(shares)
-    rng = np.random.default_rng(np.asarray(jr.key_data(key)))
-    most = max(1, min(_SIZES[-1], num // _POINTS_PER_COMPONENT))
-    k = 1
-    while 2 * k <= min(_FIRST, num // _POINTS_OF_FIRST):
-        k *= 2
-    seeds, nearest = points[:0], np.full(num, np.inf)
-    while k <= most:
-        seeds, nearest = _more_seeds(points, shares, seeds, nearest, k, rng)
+
+    def __init__(self, x: Array, weights: Array | None, num: int, key: PRNGKeyArray):
+        self.dtype = x.dtype
+        self.points = np.asarray(x, np.float64)
+        shares = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+        self.shares = shares / np.sum(shares)
+        rng = np.random.default_rng(np.asarray(jr.key_data(key)))
+        self.found: list[np.ndarray] = []
+        self.costs: list[float] = []  # mean squared distances to the nearest one
+        nearest = np.ones(len(x))
+        for _ in range(num):
+            chances = self.shares * nearest
+            total = np.sum(chances)
+            chances = chances / total if total > 0 else self.shares
+            seed = self.points[rng.choice(len(x), p=chances)]
+            squares = np.sum((self.points - seed) ** 2, axis=1)
+            nearest = np.minimum(nearest, squares) if self.found else squares
+            self.found.append(seed)
+            self.costs.append(float(self.shares @ nearest))
+
+    def mixture(self, k: int) -> GaussianMixture:
+        """Round components at the first k, filled up with some that weigh nothing."""
+        dim = self.points.shape[1]
         width = min(size for size in (1, *_SIZES) if size >= k)
-        means = np.resize(seeds, (width, dim))  # what is filled up weighs nothing
+        means = np.resize(np.stack(self.found[:k]), (width, dim))
         masses = np.where(np.arange(width) < k, 1 / k, 0)
-        spread = np.sum(shares * nearest) / dim
-        variance = max(spread, np.finfo(x.dtype).tiny)
+        variance = max(self.costs[k - 1] / dim, float(np.finfo(self.dtype).tiny))
         leaves = (means, np.full(width, variance), masses)
-        yield GaussianMixture(*(jnp.asarray(leaf, x.dtype) for leaf in leaves))
-        k *= 2
-
-
-def _more_seeds(
-    points: np.ndarray,
-    shares: np.ndarray,
-    seeds: np.ndarray,
-    nearest: np.ndarray,
-    num: int,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Seeds up to `num`, and the squared distance of each point to the nearest one."""
-    found = list(seeds)
-    while len(found) < num:
-        chances = shares * (nearest if found else 1)
-        total = np.sum(chances)
-        chances = chances / total if total > 0 else shares
-        seed = points[rng.choice(len(points), p=chances)]
-        found.append(seed)
-        nearest = np.minimum(nearest, np.sum((points - seed) ** 2, axis=1))
-    return np.stack(found), nearest
+        return GaussianMixture(*(jnp.asarray(leaf, self.dtype) for leaf in leaves))
 
 
 @jax.jit
