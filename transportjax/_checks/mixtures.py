@@ -15,6 +15,7 @@ from .values import (
     check_finite,
     check_same_length,
     is_concrete,
+    is_on_host,
     reads_values,
 )
 
@@ -79,7 +80,8 @@ def check_covariances(name: str, covariances: Array) -> None:
     if not is_concrete(covariances):
         return
     if covariances.ndim < 3:
-        least = float(jnp.min(covariances))
+        np_or_jnp = np if is_on_host(covariances) else jnp
+        least = float(np_or_jnp.min(covariances))
         if least <= 0:
             raise ValueError(
                 f"`{name}` must be positive; got a variance of {least:g}. They are "
@@ -114,12 +116,13 @@ def check_signed_weights(
     if not is_concrete(weights):
         return
     check_finite(name, weights)
-    if not bool(jnp.any(weights != 0)):
+    values = np.asarray(weights) if is_on_host(weights) else weights
+    if not bool((values != 0).any()):
         raise ValueError(f"`{name}` must not be all zero.")
-    if positive and bool(jnp.any(weights < 0)):
+    if positive and bool((values < 0).any()):
         raise ValueError(
             f"`{name}` must be >= 0 where a logarithm or samples are asked for; got a "
-            f"minimum of {float(jnp.min(weights)):g}."
+            f"minimum of {float(values.min()):g}."
         )
 
 
@@ -182,7 +185,8 @@ def check_variances(name: str, variances: Array, dtype: Any) -> None:
     """Raises if concrete variances of `name` are too large for its dtype."""
     if not is_concrete(variances):
         return
-    most = float(jnp.max(jnp.abs(variances)))
+    np_or_jnp = np if is_on_host(variances) else jnp
+    most = float(np_or_jnp.max(np_or_jnp.abs(variances)))
     if float(jnp.finfo(dtype).max) < most < math.inf:
         raise ValueError(
             f"`{name}` has variances up to {most:g}, which {dtype} does not hold: give "

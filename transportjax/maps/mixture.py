@@ -98,10 +98,13 @@ class GaussianMixtureMap(AbstractBijection):
         _checks.check_gaussian_mixture("mixture", mixture)
         leaves = (mixture.weights, mixture.means, mixture.covariances)
         weights, means, covariances = at_least_float32(*leaves)
-        shears, log_scales = _factorised(covariances, means.shape)
+        xnp = jnp
+        if all(map(_checks.is_on_host, leaves)):  # nothing to compile
+            weights, covariances, xnp = np.asarray(weights), np.asarray(covariances), np
         used = weights > 0
-        logs = jnp.log(jnp.where(used, weights, 1))
-        logs = jnp.where(used, logs, _none(logs.dtype))
+        logs = xnp.log(xnp.where(used, weights, 1))
+        logs = xnp.where(used, logs, _none(logs.dtype))
+        shears, log_scales = _factorised(covariances, means.shape)
         return cls(logs, means, shears, log_scales)
 
     def to_mixture(self) -> GaussianMixture:
@@ -172,23 +175,26 @@ class GaussianMixtureMap(AbstractBijection):
         return x, -jnp.sum(log_slopes)
 
 
-def _factorised(covariances: Array, shape: tuple[int, ...]) -> tuple[Any, Any]:
+def _factorised(
+    covariances: Array | np.ndarray, shape: tuple[int, ...]
+) -> tuple[Any, Any]:
     """The inverse of the unit factor of L D L^T, and log D / 2, of each component."""
     k, d = shape
+    dtype = covariances.dtype
     if covariances.ndim < 3:
-        scales = jnp.log(covariances.reshape(len(covariances), -1)) / 2
-        zeros = jnp.zeros_like(covariances, shape=(k, d, d))
-        return zeros, jnp.broadcast_to(scales, shape)
-    symmetric = (covariances + covariances.mT) / 2
-    if _checks.is_concrete(symmetric):  # by numpy: nothing to compile
-        factor = np.linalg.cholesky(np.asarray(symmetric, np.float64))
+        diagonal = covariances.reshape(len(covariances), -1)
+        scales = jnp.log(jnp.broadcast_to(diagonal, shape)) / 2
+        return jnp.zeros((k, d, d), dtype), scales
+    if isinstance(covariances, np.ndarray):
+        symmetric = covariances.astype(np.float64)
+        factor = np.linalg.cholesky((symmetric + symmetric.swapaxes(1, 2)) / 2)
         scales = np.diagonal(factor, axis1=1, axis2=2)
-        shears = np.linalg.inv(factor / scales[:, None, :]).astype(symmetric.dtype)
-        log_scales = np.log(scales).astype(symmetric.dtype)
-        return np.resize(shears, (k, d, d)), np.resize(log_scales, shape)
-    factor = jnp.linalg.cholesky(symmetric)
+        shears = np.linalg.inv(factor / scales[:, None, :]).astype(dtype)
+        log_scales = np.log(scales).astype(dtype)
+        return np.broadcast_to(shears, (k, d, d)), np.broadcast_to(log_scales, shape)
+    factor = jnp.linalg.cholesky((covariances + covariances.mT) / 2)
     scales = jnp.diagonal(factor, axis1=1, axis2=2)
-    eye = jnp.zeros_like(factor) + jnp.eye(d, dtype=factor.dtype)[None]
+    eye = jnp.zeros_like(factor) + jnp.eye(d, dtype=dtype)[None]
     shears = jax.scipy.linalg.solve_triangular(
         factor / scales[:, None, :], eye, lower=True, unit_diagonal=True
     )
