@@ -7,7 +7,7 @@ map is interpolated between the places. So the tones of 8-bit pictures keep thei
 mid-ranks, and everything has a derivative.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from transportjax._checks import (
     check_choice,
     check_count,
-    check_finite,
+    check_finite_pixels,
     check_number,
     check_pixels,
     check_pixels_left,
@@ -51,10 +51,10 @@ _COARSE, _FINE = 256, 255 * 16 + 1
 def equalise(
     picture: Any,
     *,
-    limit: float = 3.0,
+    limit: ArrayLike = 3.0,
     tiles: int | None = None,
     space: str = "tone",
-    strength: float = 1.0,
+    strength: ArrayLike = 1.0,
     mask: Any = None,
 ) -> Any:
     """The picture with its tones spread evenly from black to white.
@@ -117,9 +117,12 @@ def equalise(
     if tiles is not None:
         check_count("tiles", tiles)
         check_number("tiles", tiles, 1, _MOST_TILES)
-    if not is_concrete(picture):
+    if not all(map(is_concrete, (picture, limit, strength))):
+        picture = jnp.asarray(picture)
         return _equalise_traced(picture, limit, tiles, space, strength, mask)
     pixels, alpha, share, space = _prepared(picture, space, mask)
+    if strength == 0:
+        return join_alpha(pixels.copy(), alpha, picture)
     grid, num_tables = tile_grid(pixels.shape, tiles)
     counts = _counting(share, alpha)
     curves = _fit(pixels, counts, grid, limit, space, num_tables)
@@ -131,18 +134,21 @@ def equalise(
         return with_tones(block, moved, share, strength, space)
 
     out = np.empty_like(flat)
-    for start, moved in each_block(move, flat, share, grid[1]):
+    for start, moved in each_block(move, flat, share, pixels.shape[1]):
         part = out[start : start + BLOCK]
         part[...] = moved[: len(part)]
+        if share is not None:  # doubles have come back as singles
+            same = share[start : start + BLOCK] == 0
+            part[same] = flat[start : start + BLOCK][same]
     return join_alpha(out.reshape(pixels.shape), alpha, picture)
 
 
 def fit_equaliser(
     picture: Any,
     *,
-    limit: float = 3.0,
+    limit: ArrayLike = 3.0,
     space: str = "tone",
-    strength: float = 1.0,
+    strength: ArrayLike = 1.0,
     mask: Any = None,
 ) -> ColourMap:
     """The map of `equalise` without tiles, to be kept, inverted, exported, or held.
@@ -190,8 +196,7 @@ def _prepared(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, str]:
     """The colours, the alpha, the mask (n,), and the space that suits the channels."""
     pixels, alpha = split_alpha("picture", picture)
-    if pixels.dtype.kind == "f":
-        check_finite("picture", cast(Array, pixels))
+    check_finite_pixels("picture", pixels)
     share = None if mask is None else soft_mask("mask", mask, pixels).reshape(-1)
     return pixels, alpha, share, "grey" if pixels.shape[-1] == 1 else space
 
@@ -226,7 +231,7 @@ def _fit(
         return count_masses(tones, counts, start, grid, num_tables, num_places)
 
     total, dtype = np.zeros(()), np.dtype(np.float32)
-    for _, masses in each_block(count, flat, counts, grid[1]):
+    for _, masses in each_block(count, flat, counts, pixels.shape[1]):
         total, dtype = total + masses.astype(np.float64), masses.dtype
     check_pixels_left(int(np.sum(total) > 0))
     return _curves(jnp.asarray(total, dtype), limit)
@@ -251,14 +256,14 @@ def _equalise_traced(
     mask: Any,
 ) -> Array:
     """The same on a traced picture: in one piece."""
-    check_pixels("picture", cast(np.ndarray, picture))
+    check_pixels("picture", picture)
     if picture.dtype == jnp.bool_:
         picture = picture.astype(jnp.uint8) * jnp.uint8(255)
     pixels = picture if picture.ndim == 3 else picture[:, :, None]
     num = {2: 1, 4: 3}.get(pixels.shape[-1], pixels.shape[-1])
     share = None
     if mask is not None:
-        share = jnp.asarray(soft_mask("mask", mask, cast(Any, pixels)).reshape(-1))
+        share = jnp.asarray(soft_mask("mask", mask, pixels).reshape(-1))
     space = "grey" if num == 1 else space
     grid, num_tables = tile_grid(pixels.shape, tiles)
     flat, start = pixels[..., :num].reshape(-1, num), np.zeros(2, np.int32)

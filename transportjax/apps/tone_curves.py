@@ -17,6 +17,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from transportjax._checks import working_dtype
+
 from .colour_map import channels, with_channels
 from .picture import white
 
@@ -55,7 +57,7 @@ def each_block(
         if missing:
             block = np.pad(block, ((0, missing), (0, 0)))
             part = None if part is None else np.pad(part, (0, missing))
-        first = np.array(divmod(start, int(width)), np.int32)
+        first = np.array(divmod(start, width), np.int32)
         waiting.append((start, function(first, block, part)))
         if len(waiting) > _UNDER_WAY:
             begin, values = waiting.popleft()
@@ -75,7 +77,7 @@ def tones_of(block: ArrayLike, space: str) -> Float[Array, "n k"]:
 
 def _to_unit(block: Array) -> Array:
     if jnp.issubdtype(block.dtype, jnp.floating):
-        return block.astype(jnp.promote_types(block.dtype, jnp.float32))
+        return block.astype(working_dtype(block.dtype))
     return block.astype(jnp.float32) / white(block.dtype)
 
 
@@ -98,11 +100,10 @@ def count_masses(
     lower, fraction = _between(jnp.clip(tones, 0, 1), num_places)
     tile = jnp.zeros_like(row)
     if num_tables > 1:
-        down, across = (
-            jnp.clip(jnp.floor(centre + 0.5).astype(jnp.int32), 0, number - 1)
-            for centre, number in _centres(row, column, grid, tones.dtype)
-        )
-        tile = down * grid[3] + across
+        # those in which the centres of pixels lie
+        down, _ = _divide((2 * row + 1) * grid[2], 2 * grid[0])
+        across, _ = _divide((2 * column + 1) * grid[3], 2 * grid[1])
+        tile = jnp.minimum(down, grid[2] - 1) * grid[3] + across
     first = tile[:, None] * count + jnp.arange(count, dtype=jnp.int32)[None, :]
     node = first * num_places + lower
     mass = jnp.where(inside, 1, 0).astype(tones.dtype)[:, None]
@@ -175,25 +176,17 @@ def _read(curves: Array, tile: Array, values: Array) -> Array:
 
 def _positions(num: int, start: Array, grid: Array) -> tuple[Array, Array]:
     """The rows and columns of `num` pixels, one after the other from `start` on."""
-    # by a division of floats, put right where it is rounded: one of integers is slow
-    width = grid[1]
-    index = jnp.arange(num, dtype=jnp.int32) + start[1]
-    row = (index.astype(jnp.float32) / width.astype(jnp.float32)).astype(jnp.int32)
-    column = index - row * width
-    step = (column >= width).astype(jnp.int32) - (column < 0).astype(jnp.int32)
-    return start[0] + row + step, column - step * width
+    row, column = _divide(jnp.arange(num, dtype=jnp.int32) + start[1], grid[1])
+    return start[0] + row, column
 
 
-def _centres(
-    row: Array, column: Array, grid: Array, dtype: Any
-) -> Iterator[tuple[Array, Array]]:
-    """Along each axis, where pixels lie, and the number of tiles.
-
-    In units of tiles, from the centre of the first.
-    """
-    for place, size, number in ((row, grid[0], grid[2]), (column, grid[1], grid[3])):
-        ratio = number.astype(dtype) / size.astype(dtype)
-        yield (place.astype(dtype) + 0.5) * ratio - 0.5, number
+def _divide(x: Array, by: Array) -> tuple[Array, Array]:
+    """Quotient and remainder of integers >= 0."""
+    # in floats, put right where that is rounded: a division of integers is slow
+    quotient = (x.astype(jnp.float32) / by.astype(jnp.float32)).astype(jnp.int32)
+    rest = x - quotient * by
+    step = (rest >= by).astype(jnp.int32) - (rest < 0).astype(jnp.int32)
+    return quotient + step, rest - step * by
 
 
 def _corners(
@@ -204,7 +197,11 @@ def _corners(
     Beyond the outermost centres the nearest tiles go on.
     """
     axes = []
-    for centre, number in _centres(*_positions(num, start, grid), grid, dtype):
+    for place, size, number in zip(
+        _positions(num, start, grid), grid[:2], grid[2:], strict=True
+    ):
+        ratio = number.astype(dtype) / size.astype(dtype)
+        centre = (place.astype(dtype) + 0.5) * ratio - 0.5
         first = jnp.clip(jnp.floor(centre).astype(jnp.int32), 0, number - 1)
         second = jnp.minimum(first + 1, number - 1)
         fraction = jnp.clip(centre - first.astype(dtype), 0, 1)

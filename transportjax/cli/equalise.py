@@ -91,6 +91,8 @@ def _equalise(arguments: argparse.Namespace) -> None:
     check_outputs(outputs, (arguments.source, arguments.mask), arguments.force)
     say = Report(arguments.quiet)
     source = read(arguments.source, say)
+    if arguments.cube and source.pixels.shape[-1] == 1:
+        raise ValueError(f"{arguments.source}: is grey; --cube is for colour pictures")
     mask = read_mask(arguments.mask, source)
     options = {
         "limit": arguments.limit,
