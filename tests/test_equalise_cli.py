@@ -119,6 +119,7 @@ def test_depth_transparency_and_metadata_are_kept(small):
         (3, "`tiles`", ("foggy.png", "-o", "o.png", "--local", "99")),
         (2, "--local", ("foggy.png", "-o", "o.png", "--local", "--cube", "a.cube")),
         (2, "--local", ("foggy.png", "-o", "o.png", "--local", "--save-map", "a")),
+        (3, "nan.tif: `picture` must be finite", ("nan.tif", "-o", "o.tif")),
         (3, "grey", ("grey.png", "-o", "o.png", "--cube", "a.cube")),
     ],
 )
@@ -128,6 +129,7 @@ def test_an_error_is_one_line_and_loses_nothing(small, capsys, code, words, argu
     (small / "old.png").write_bytes(b"precious")
     Image.new("L", (10, 10)).save(small / "mask.png")
     Image.new("L", (96, 72)).save(small / "black.png")
+    Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(small / "nan.tif")
     Image.new("L", (10, 10), 80).save(small / "grey.png")
     before = {p.name: p.read_bytes() for p in small.iterdir() if p.is_file()}
     assert run(small, "equalise", *arguments) == code

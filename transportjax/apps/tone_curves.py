@@ -103,7 +103,8 @@ def count_masses(
         # those in which the centres of pixels lie
         down, _ = _divide((2 * row + 1) * grid[2], 2 * grid[0])
         across, _ = _divide((2 * column + 1) * grid[3], 2 * grid[1])
-        tile = jnp.minimum(down, grid[2] - 1) * grid[3] + across
+        down, across = jnp.clip(down, 0, grid[2] - 1), jnp.clip(across, 0, grid[3] - 1)
+        tile = down * grid[3] + across
     first = tile[:, None] * count + jnp.arange(count, dtype=jnp.int32)[None, :]
     node = first * num_places + lower
     mass = jnp.where(inside, 1, 0).astype(tones.dtype)[:, None]
@@ -196,15 +197,16 @@ def _corners(
 
     Beyond the outermost centres the nearest tiles go on.
     """
+    # in integers, since floats that are worked out in two places may be rounded apart
     axes = []
     for place, size, number in zip(
         _positions(num, start, grid), grid[:2], grid[2:], strict=True
     ):
-        ratio = number.astype(dtype) / size.astype(dtype)
-        centre = (place.astype(dtype) + 0.5) * ratio - 0.5
-        first = jnp.clip(jnp.floor(centre).astype(jnp.int32), 0, number - 1)
+        beyond = jnp.maximum((2 * place + 1) * number - size, 0)
+        first, rest = _divide(beyond, 2 * size)
+        first = jnp.clip(first, 0, number - 1)  # beyond the picture: padding
         second = jnp.minimum(first + 1, number - 1)
-        fraction = jnp.clip(centre - first.astype(dtype), 0, 1)
+        fraction = rest.astype(dtype) / (2 * size).astype(dtype)
         axes.append(((first, 1 - fraction), (second, fraction)))
     for down, down_weight in axes[0]:
         for across, across_weight in axes[1]:

@@ -11,6 +11,7 @@ from .options import (
     add_output,
     check_outputs,
     integer_type,
+    naming,
     number_type,
 )
 from .pictures import add_exports, export, read, read_mask, write
@@ -101,7 +102,7 @@ def _equalise(arguments: argparse.Namespace) -> None:
         "mask": mask,
     }
     pixels = _with_alpha(source)
-    with say.timed("equalise"):
+    with say.timed("equalise"), naming(arguments.source):
         result = equalise(pixels, tiles=arguments.local, **options)
         result = result[..., : source.pixels.shape[-1]]
         if arguments.regrain is not None:
@@ -139,7 +140,8 @@ def _say_tones(
         f"nine tenths of the tones, in 8-bit levels: {before[0]:.0f} to "
         f"{before[1]:.0f} before, {after[0]:.0f} to {after[1]:.0f} after"
     )
-    if math.isfinite(arguments.limit) and after[1] - after[0] < _NARROW:
+    widened = after[1] - after[0]
+    if math.isfinite(arguments.limit) and 0 < widened < _NARROW:
         say("the limit holds the tones together: a larger --limit spreads them more")
 
 
