@@ -20,7 +20,7 @@ import transportjax
 RESULTS = pathlib.Path(__file__).parent / "results"
 _PEERS = ("jax", "jaxlib", "numpy", "scipy", "torch", "POT", "ott-jax", "color-matcher")
 _PEERS += ("scikit-image", "pillow", "pykeops", "geomloss", "pycpd", "probreg")
-_PEERS += ("flowjax", "zuko", "distrax")
+_PEERS += ("flowjax", "zuko", "distrax", "opencv-python-headless")
 
 
 @dataclasses.dataclass(frozen=True)

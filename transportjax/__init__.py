@@ -8,7 +8,10 @@ and shapes (`transportjax.apps`). The core is here, flat: `import transportjax a
 
 __version__ = "0.1.0"
 
-from transportjax.apps import colour_transfer as colour_transfer
+from transportjax.apps import (
+    colour_transfer as colour_transfer,
+    equalise as equalise,
+)
 from transportjax.flows import (
     Flow as Flow,
     maximum_likelihood as maximum_likelihood,
@@ -79,6 +82,7 @@ from transportjax.onedim import (
     sort_with_permutation as sort_with_permutation,
     transfer_knots as transfer_knots,
     unbalanced_wasserstein_1d as unbalanced_wasserstein_1d,
+    uniform_transfer as uniform_transfer,
     wasserstein_1d as wasserstein_1d,
     wasserstein_circle as wasserstein_circle,
     wasserstein_circle_uniform as wasserstein_circle_uniform,

@@ -125,6 +125,7 @@ from .pictures import (
     check_colour_table as check_colour_table,
     check_colours_in_pairs as check_colours_in_pairs,
     check_edits as check_edits,
+    check_finite_pixels as check_finite_pixels,
     check_function_of_colours as check_function_of_colours,
     check_mask as check_mask,
     check_method_in_space as check_method_in_space,

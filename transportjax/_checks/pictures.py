@@ -66,7 +66,7 @@ def check_stored_picture(pixels: Any, alpha: Any) -> None:
         )
 
 
-def check_pixels(name: str, pixels: np.ndarray) -> None:
+def check_pixels(name: str, pixels: np.ndarray | Array) -> None:
     """Raises unless `pixels` is a picture: (h, w) or (h, w, 1 to 4), a known dtype."""
     if pixels.dtype == object or pixels.ndim not in (2, 3):
         raise ValueError(
@@ -86,6 +86,17 @@ def check_pixels(name: str, pixels: np.ndarray) -> None:
             f"`{name}` must be uint8, uint16 or float in [0, 1]; got {pixels.dtype}. "
             "Convert it first, so that black and white are known."
         )
+
+
+def check_finite_pixels(name: str, pixels: np.ndarray) -> None:
+    """Raises if a picture of floats holds NaN or infinity."""
+    if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
+        return
+    bad = "NaN" if np.isnan(pixels).any() else "infinity"
+    raise ValueError(
+        f"`{name}` must be finite; got {bad}. Fill such pixels with a tone, and leave "
+        "them out by `mask`."
+    )
 
 
 def check_mask(name: str, mask: np.ndarray, shape: tuple[int, ...]) -> None:

@@ -22,6 +22,10 @@ from .colour_map import (
     load_colour_map as load_colour_map,
     save_colour_map as save_colour_map,
 )
+from .equalise import (
+    equalise as equalise,
+    fit_equaliser as fit_equaliser,
+)
 from .images import (
     Metadata as Metadata,
     Picture as Picture,

@@ -32,7 +32,7 @@ def join_alpha(moved: np.ndarray, alpha: np.ndarray | None, like: Any) -> Any:
     return jnp.asarray(moved) if isinstance(like, jax.Array) else moved
 
 
-def soft_mask(name: str, mask: Any, pixels: np.ndarray) -> np.ndarray:
+def soft_mask(name: str, mask: Any, pixels: np.ndarray | jax.Array) -> np.ndarray:
     """A mask as shares in [0, 1], (h, w)."""
     mask = np.asarray(mask)
     check_mask(name, mask, pixels.shape[:2])

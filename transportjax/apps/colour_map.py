@@ -1,6 +1,7 @@
 """A fitted map of colours: applied to pictures, saved, exported."""
 
 import collections
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ COLOUR_SPACES = ("rgb", "linear", "lab", "oklab", "luma", "chroma")
 _CHUNK = 1 << 16
 _UNDER_WAY = 4
 _TABLE_NODES = 65
+_DARK = 0.01  # of white: in shadows below it differences of channels are mostly noise
 
 
 class ColourMap(eqx.Module):
@@ -39,7 +41,9 @@ class ColourMap(eqx.Module):
         map: the transport, in the channels of `space` that move.
         strength: share of the displacement that is applied.
         space: "rgb", "linear", "lab", "oklab", "luma" (L of CIELAB), "chroma" (a and b
-            of CIELAB), or "grey" for pictures of one channel.
+            of CIELAB), "tone" (the luma of Rec. 709; the colours change with it as in
+            other light, as far as white and black leave room), or "grey" for pictures
+            of one channel.
     """
 
     map: AbstractBijection
@@ -49,7 +53,7 @@ class ColourMap(eqx.Module):
     def __call__(self, colours: Float[Array, "n c"]) -> Float[Array, "n c"]:
         """The colours (n, c) after the transfer; not clipped."""
         moved = jax.vmap(self.map)(channels(colours, self.space))
-        moved = _with_channels(colours, moved, self.space)
+        moved = with_channels(colours, moved, self.space)
         return colours + self.strength * (moved - colours)
 
 
@@ -59,22 +63,46 @@ def channels(colours: Float[Array, "n c"], space: str) -> Float[Array, "n k"]:
         return colours
     if space == "luma":
         return SPACES["lab"][0](colours)[:, :1]
+    if space == "tone":
+        return SPACES["ycbcr"][0](colours)[:, :1]
     if space == "chroma":
         return SPACES["lab"][0](colours)[:, 1:]
     return SPACES[space][0](colours)
 
 
-def _with_channels(
+def with_channels(
     colours: Float[Array, "n c"], moved: Float[Array, "n k"], space: str
 ) -> Float[Array, "n c"]:
     """`colours` with the channels of `channels` replaced by `moved`."""
     if space in ("rgb", "grey"):
         return moved
+    if space == "tone":
+        return _with_luma(colours, moved)
     if space in ("luma", "chroma"):
         lab = SPACES["lab"][0](colours)
         parts = [moved, lab[:, 1:]] if space == "luma" else [lab[:, :1], moved]
         return SPACES["lab"][1](jnp.concatenate(parts, axis=1))
     return SPACES[space][1](moved)
+
+
+def _with_luma(colours: Float[Array, "n 3"], luma: Float[Array, "n 1"]) -> Array:
+    """`colours` with another luma, and with all differences of channels in proportion.
+
+    Where that leads beyond black or white, they are as large as fits: the luma is
+    reached, and red is to green to blue, after grey is taken off, as it was.
+    """
+    before = channels(colours, "tone")
+    ratio = (jnp.maximum(luma, 0) + _DARK) / (jnp.maximum(before, 0) + _DARK)
+    parts = colours - before
+    # a colour that was outside of [0, 1] may stay as far outside
+    columns = jnp.split(colours, 3, axis=1)
+    top = functools.reduce(jnp.maximum, columns, jnp.ones_like(before))
+    bottom = functools.reduce(jnp.minimum, columns, jnp.zeros_like(before))
+    for part in jnp.split(parts, 3, axis=1):
+        room = jnp.where(part > 0, top - luma, luma - bottom)
+        share = room / jnp.where(part == 0, 1, jnp.abs(part))
+        ratio = jnp.where(part == 0, ratio, jnp.minimum(ratio, share))
+    return luma + parts * ratio
 
 
 def apply_colour_map(
@@ -195,7 +223,7 @@ def load_colour_map(path: Any) -> ColourMap:
         ModelFileError: the file is damaged, or holds no map of colours.
     """
     about = read_about(path, "colour", ("space", "strength"), "one of colours")
-    if about["space"] not in (*COLOUR_SPACES, "grey"):
+    if about["space"] not in (*COLOUR_SPACES, "tone", "grey"):
         raise ModelFileError(path, f"its colour space {about['space']!r} is unknown")
     strength = jnp.asarray(about["strength"], jnp.float32)
     return ColourMap(load(path), strength, about["space"])

@@ -1,4 +1,4 @@
-"""Figures of what a transfer did."""
+"""Figures of what was done to a picture."""
 
 from typing import Any
 
@@ -10,31 +10,24 @@ _LARGEST = 900  # pixels a side of a picture in a figure
 _COLOURS = ("#c8372d", "#3f8f3a", "#3566b8")
 
 
-def comparison_figure(
-    out: Any,
-    source: np.ndarray,
-    palette: np.ndarray,
-    result: np.ndarray,
-) -> None:
-    """A figure of a colour transfer: three pictures above their histograms.
+def comparison_figure(out: Any, pictures: dict[str, np.ndarray]) -> None:
+    """A figure of what was done: two or more pictures above their histograms.
 
     Args:
         out: name of a file, or a binary file to write PNG to.
-        source: picture (h, w, c), c = 1 or 3.
-        palette: picture.
-        result: picture of the size of the source.
+        pictures: by their titles, (h, w, c), c = 1 or 3.
     """
     import matplotlib.figure
 
-    figure = matplotlib.figure.Figure(figsize=(12, 5.2), layout="constrained")
-    axes = figure.subplots(2, 3, height_ratios=(2.6, 1))
-    titles = ("source", "palette", "result")
+    size = (4 * len(pictures), 5.2)
+    figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(2, len(pictures), height_ratios=(2.6, 1))
     tops = []
-    for column, pixels in enumerate((source, palette, result)):
+    for column, (title, pixels) in enumerate(pictures.items()):
         picture, plot = axes[0, column], axes[1, column]
         shown = _shown(pixels)
         picture.imshow(shown[..., 0] if shown.shape[-1] == 1 else shown, **_grey(shown))
-        picture.set_title(titles[column])
+        picture.set_title(title)
         picture.set_axis_off()
         tops.append(_histograms(plot, shown))
         plot.set_xlim(0, 255)

@@ -158,8 +158,13 @@ def _colour(arguments: argparse.Namespace) -> None:
     if arguments.cdl:
         cdl.write_cdl(arguments.cdl, fitted.map)
     if arguments.figure:
+        shown = {
+            "source": source.pixels,
+            "palette": palette.pixels,
+            "result": result,
+        }
         with atomic_write(arguments.figure) as file:
-            plots.comparison_figure(file, source.pixels, palette.pixels, result)
+            plots.comparison_figure(file, shown)
     before, after = (
         colour.palette_distance(
             pixels, palette.pixels, mask=mask, palette_mask=palette_mask

@@ -10,6 +10,7 @@ from .circle_linear import (
     linear_circular_wasserstein as linear_circular_wasserstein,
     wasserstein_circle_uniform as wasserstein_circle_uniform,
 )
+from .equalising import uniform_transfer as uniform_transfer
 from .histograms import (
     histogram as histogram,
     histogram_distribution as histogram_distribution,
