@@ -201,7 +201,8 @@ def _cost_case(dim: int, width: int, n: int, dtype: str) -> harness.Case:
         if couple is not None:
             rivals[f"{name}, alone"] = alone(couple)
     # So many steps that the call itself, some 0.1 ms, does not count.
-    rng, steps = np.random.default_rng(0), max(2**15 // n, 20) if dim == 2 else 4
+    rng = np.random.default_rng(0)
+    steps = max(2**15 // n, 20) if dim == 2 else max(2**12 // n, 4)
     noise = rng.normal(size=(steps, n, dim)).astype(dtype)
     if dim == 2:
         data = TOYS["moons"].sample(rng, steps * n).reshape(steps, n, 2)

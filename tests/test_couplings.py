@@ -52,6 +52,13 @@ def test_sliced_is_a_permutation_that_nears_the_optimal_one():
     assert ratio(x, y, np.arange(N)) > 1.5  # where they are independent
 
 
+def test_rows_meet_far_enough_apart_where_there_are_many():
+    x, y = clouds(jr.key(5), n=1024)
+    found = [ratio(x, y, sliced_coupling(jr.key(k), x, y)) for k in (6, 7, 8)]
+    assert np.mean(found) < 1.035  # 1.041 where they meet 2 sqrt(n) places apart
+    assert ratio(x, y, sliced_coupling(jr.key(6), x, y, num_steps=0)) > 1.2
+
+
 @pytest.mark.parametrize("n", [2, 33, 257])
 @pytest.mark.parametrize("num_steps", [3, 4, 18])
 def test_sliced_pairs_what_it_has_exchanged(key, n, num_steps):
@@ -109,6 +116,16 @@ def test_exchanges_in_blocks_of_many_dimensions(key):
     np.testing.assert_array_equal(jnp.sort(partners), jnp.arange(150))
     np.testing.assert_array_equal(labels[partners], labels)
     assert ratio(x, y, partners) < ratios[0]
+
+
+def test_blocks_see_all_of_data_in_an_order(key):
+    x = jr.normal(key, (512, 40))
+    centres = 2 * jr.normal(jr.fold_in(key, 1), (8, 40))
+    y = jnp.repeat(centres, 64, axis=0) + 0.1 * jr.normal(jr.fold_in(key, 2), x.shape)
+    shuffled = jr.permutation(jr.fold_in(key, 3), y)
+    in_order = ratio(x, y, sliced_coupling(key, x, y))
+    assert in_order - 1 < 0.3 * (ratio(x, y, np.arange(512)) - 1)
+    assert_close(in_order, ratio(x, shuffled, sliced_coupling(key, x, shuffled)), 0.02)
 
 
 @pytest.mark.parametrize("couple", [sliced_coupling, sinkhorn_coupling])

@@ -14,17 +14,18 @@ import jax.random as jr
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from transportjax import _checks
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.onedim import argsort
+from transportjax.onedim.sorting import unpermute
 
 from .distances import squared_distances
 
 _FEW = 8  # coordinates, up to which all rows exchange partners with all
-_BLOCK = 64  # rows that do so in more dimensions
-_REACH = 0.5  # between the places of rows that meet, in roots of their number
+_BLOCK = 64  # rows that do so in more dimensions, at most
+_REACH = 0.08  # how far apart rows meet, in units of n^(2/3) num_steps^(1/2)
 
 
 @explicit_mesh_guard
@@ -45,15 +46,15 @@ def sliced_coupling(
     costs.
 
     In more than eight dimensions lines tell nothing. There the rows meet in blocks of
-    64, as they come, whose inner products are computed once, in O(64 n d); a step takes
-    O(n) then. Shuffle data that come in an order.
+    as many as there are steps, up to 64, whose inner products are computed once; a step
+    takes O(n) then.
 
     In one dimension the first pairing is optimal.
 
     The partners are whole numbers: nothing here is differentiable.
 
     Args:
-        key: a random key, for the line, or in blocks for who meets whom.
+        key: a random key, for the line, or in blocks for who meets whom first.
         x: noise, (n, d).
         y: data, (n, d).
         num_steps: rounds of exchanges, >= 0. The default has most of the effect on the
@@ -97,90 +98,114 @@ def sliced_coupling(
 def _sliced(
     key: PRNGKeyArray, x: Array, y: Array, labels: Array | None, num_steps: int
 ) -> Int[Array, " n"]:
-    if x.shape[1] > _FEW:
-        totals = jr.randint(key, (num_steps,), 0, x.shape[0], jnp.int32)
-        x_order, partners = _within_blocks(x, y, labels, totals)
-    else:
-        x_order, partners = _among_all(key, x, y, labels, num_steps)
-    return jnp.zeros_like(partners).at[x_order].set(partners, unique_indices=True)
+    x, y = lax.stop_gradient((x, y))
+    couple = _within_blocks if x.shape[1] > _FEW else _along_a_line
+    return couple(key, x, y, labels, num_steps)
 
 
-def _among_all(
+def _along_a_line(
     key: PRNGKeyArray, x: Array, y: Array, labels: Array | None, num_steps: int
-) -> tuple[Array, Array]:
-    """An order of the rows of x, and their partners.
+) -> Int[Array, " n"]:
+    """Partners from the order along a line, and by exchanges between rows near by.
 
-    Rows from even places are the first half of the columns of `pairs`, those from odd
-    ones the second half, which is shifted after each round. Without labels the shifts
-    are known when it is compiled: whole slices are copied, and no index is computed.
+    Rows from even places of the order meet those from odd ones, `offset` pairs further
+    on. The latter have a margin on both sides, so that those at the ends meet something
+    too: NaN, with which nothing is gained.
     """
     num, dim = x.shape
     line = jr.normal(key, (dim,), x.dtype)
     values = jnp.stack([jnp.matmul(v, line, precision="highest") for v in (x, y)])
     x_order, y_order = _order(values, labels)
-    # The bits of the numbers, not their values, are in the last row.
-    bits = lax.bitcast_convert_type(y_order.astype(f"i{x.dtype.itemsize}"), x.dtype)
-    pairs = jnp.concatenate([x.T[:, x_order], y.T[:, y_order], bits[None, :]])
-    pairs = _halves(pairs, jnp.nan)  # nothing is gained with a column of NaN
-    far: Any = max(1, round(_REACH * num**0.5))
+    margin = _reach(num, num_steps)
+    begins = margin + _offsets(margin, num_steps)
     if labels is not None:
         labels = labels[x_order]
-        far = _reach_in_groups(labels, x.dtype)
-        labels = _halves(labels, 0)
-    moves = (np.arange(2 * dim + 1) >= dim)[:, None]  # all but the rows of x
+        reach = _reach_in_groups(labels, num_steps, x.dtype)
+        begins = margin + _offsets(reach, num_steps)
 
-    def exchange(state: tuple[Array, Any], shift: Any) -> tuple[Array, Any]:
-        pairs, labels = state
-        first, second = jnp.split(pairs, 2, axis=1)
-        xs, ys = first[:dim] - second[:dim], first[dim:-1] - second[dim:-1]
-        # Rounded once, for both of a pair: two kernels might decide differently.
-        gain = lax.optimization_barrier(-jnp.sum(xs * ys, axis=0))
-        swap = (gain > 0)[None, :] & moves
-        if labels is not None:
-            even, odd = jnp.split(labels, 2)
-            swap &= (even == odd)[None, :]
-            labels = _shifted(even, odd, shift)
-        first, second = jnp.where(swap, second, first), jnp.where(swap, first, second)
-        # Without this barrier a round would be computed again within the next one.
-        return lax.optimization_barrier((_shifted(first, second, shift), labels))
+    def halves(rows: Array, fill: float | int) -> tuple[Array, Array]:
+        pad = [(0, 0)] * (rows.ndim - 1) + [(margin, margin + num % 2)]
+        odd = jnp.pad(rows[..., 1::2], pad, constant_values=fill)
+        return rows[..., 0::2], odd
 
-    # Rows meet 0, -2, 1 and -1 times `far` apart, then `drift` more than that.
-    cycles, rest = divmod(num_steps, 4)
-    drift = far // 8 | 1
-    shifts = (-2 * far, 3 * far, -2 * far, far + drift)
-
-    def cycle(state: tuple[Array, Any], _: None) -> tuple:
-        for shift in shifts:
-            state = exchange(state, shift)
-        return state, None
-
-    state = lax.scan(cycle, (pairs, labels), None, length=cycles)[0]
-    for shift in shifts[:rest]:
-        state = exchange(state, shift)
-    first, second = jnp.split(state[0][-1], 2)
-    second = jnp.roll(second, cycles * drift + sum(shifts[:rest]))
-    partners = jnp.stack([first, second], axis=1).reshape(-1)[:num]
+    # The bits of the numbers, not their values, are in the last row.
+    bits = lax.bitcast_convert_type(y_order.astype(f"i{x.dtype.itemsize}"), x.dtype)
+    state = halves(jnp.concatenate([y.T[:, y_order], bits[None, :]]), 0)
+    points = halves(x.T[:, x_order], jnp.nan)
+    groups = None if labels is None else halves(labels, 0)
+    if dim > 1:  # on the line itself the order is optimal
+        step = functools.partial(_exchange, points, groups)
+        state = lax.scan(step, state, jnp.asarray(begins))[0]
+    even, odd = state[0][-1], state[1][-1, margin : margin + state[0].shape[1]]
+    partners = jnp.stack([even, odd], axis=1).reshape(-1)[:num]
     bits = lax.bitcast_convert_type(partners, f"i{x.dtype.itemsize}")
-    return x_order, bits.astype(y_order.dtype)
+    return unpermute(bits.astype(y_order.dtype), x_order)
 
 
-def _halves(rows: Array, fill: float | int) -> Array:
-    """Even entries of the last axis, then odd ones; as many, by a `fill` at the end."""
-    pad = [(0, 0)] * (rows.ndim - 1) + [(0, rows.shape[-1] % 2)]
-    rows = jnp.pad(rows, pad, constant_values=fill)
-    return jnp.concatenate([rows[..., 0::2], rows[..., 1::2]], axis=-1)
+def _exchange(
+    points: tuple[Array, Array],
+    groups: tuple[Array, Array] | None,
+    state: tuple[Array, Array],
+    begin: Array,
+) -> tuple[tuple[Array, Array], None]:
+    """One round of exchanges, between all even rows and the odd ones from `begin` on.
+
+    Slices of whole arrays meet: no index is computed. The rows of x stay in place.
+    """
+    (dim, half), (even, odd) = points[0].shape, state
+
+    def met(rows: Array) -> Array:
+        return lax.dynamic_slice_in_dim(rows, begin, half, axis=-1)
+
+    other = met(odd)
+    xs, ys = points[0] - met(points[1]), (even - other)[:dim]
+    swap = -_sum_of_rows(xs * ys) > 0
+    if groups is not None:
+        swap &= groups[0] == met(groups[1])
+    swap = swap[None, :]
+    new = jnp.where(swap, even, other)
+    odd = lax.dynamic_update_slice_in_dim(odd, new, begin, axis=1)
+    return (jnp.where(swap, other, even), odd), None
 
 
-def _shifted(first: Array, second: Array, shift: int | Array) -> Array:
-    """Both in one row, with the entries of the second `shift` places to the left."""
-    return jnp.concatenate([first, jnp.roll(second, -shift, axis=-1)], axis=-1)
+def _sum_of_rows(rows: Array) -> Array:
+    """The sum over the first axis, computed once, for both of a pair.
+
+    It decides who exchanges, and must not be rounded anew by each kernel that asks; a
+    reduction is computed once. Plain sums are handed to a library on a CPU, whose call
+    takes longer than all else in a round of 4096 rows; a - (-b) is not.
+    """
+    zero = np.zeros((), rows.dtype)
+    return lax.optimization_barrier(
+        lax.reduce(rows, zero, lambda a, b: a - (-b), dimensions=(0,))
+    )
 
 
-def _reach_in_groups(labels: Int[Array, " n"], dtype: Any) -> Int[Array, ""]:
-    """How far apart rows meet, from the mean size of groups of the same label."""
+def _reach(num: int, num_steps: int) -> int:
+    """How far apart, in pairs along the line, rows meet at most."""
+    reach = 1 + round(_REACH * num ** (2 / 3) * num_steps**0.5)
+    return max(1, min(reach, num // 2))
+
+
+def _reach_in_groups(
+    labels: Int[Array, " n"], num_steps: int, dtype: Any
+) -> Int[Array, ""]:
+    """The same for groups of one label, from their mean size."""
     num_groups = 1 + jnp.sum((labels[1:] != labels[:-1]).astype(dtype))
-    far = jnp.round(_REACH * jnp.sqrt(labels.shape[0] / num_groups))
-    return jnp.maximum(far, 1).astype("int32")
+    size = labels.shape[0] / num_groups
+    reach = 1 + jnp.round(_REACH * size ** (2 / 3) * num_steps**0.5)
+    return jnp.clip(reach, 1, jnp.maximum(size // 2, 1)).astype("int32")
+
+
+def _offsets(reach: Any, num_steps: int) -> Any:
+    """Whole numbers from -reach to reach, evenly spread, near and far in turn.
+
+    They are the sequence of van der Corput: the bits of 0, 1, 2, ... in reverse order.
+    """
+    width = max(1, (num_steps - 1).bit_length())
+    places = [int(f"{i:0{width}b}"[::-1], 2) for i in range(num_steps)]
+    places = np.asarray(places, "int32") - 2 ** (width - 1)
+    return (2 * places * reach + 2 ** (width - 1)) >> width
 
 
 def _order(values: Array, labels: Array | None) -> Int[Array, "2 n"]:
@@ -192,53 +217,67 @@ def _order(values: Array, labels: Array | None) -> Int[Array, "2 n"]:
 
 
 def _within_blocks(
-    x: Array, y: Array, labels: Array | None, totals: Array
-) -> tuple[Array, Array]:
-    """An order of the rows of x, and their partners, from the same block of rows.
+    key: PRNGKeyArray, x: Array, y: Array, labels: Array | None, num_steps: int
+) -> Int[Array, " n"]:
+    """Partners from the same block of rows, by exchanges.
 
-    All inner products of a block are at hand: a round takes the same time for any d.
+    All inner products of a block are at hand: a round takes the same time for any d. A
+    block is a power of two, so that the rows whose places differ by the bits of a
+    number meet two by two; it has no more rows than there are numbers to go through.
+    The rows of a block are as far apart as can be: it sees all of data in an order.
     """
-    num = x.shape[0]
-    order = jnp.zeros_like(x[:, 0], jnp.int32) + jnp.arange(num, dtype="int32")
-    if labels is not None:
-        order = argsort(labels)
-        x, y, labels = x[order], y[order], labels[order]
-    block = min(num, _BLOCK)
-
-    def blocks(rows: Array, fill: float | int) -> Array:
-        pad = [(0, -num % block)] + [(0, 0)] * (rows.ndim - 1)
-        rows = jnp.pad(rows, pad, constant_values=fill)
-        return rows.reshape(-1, block, *rows.shape[1:])
-
+    num, dim = x.shape
+    size = 2 ** max(1, (min(num, num_steps, _BLOCK) - 1).bit_length())
+    pad = -num % size
     # Nothing is gained by an exchange with a row that is not there.
-    x, y = blocks(x, jnp.nan), blocks(y, jnp.nan)
-    products = jnp.matmul(x, y.mT, precision="highest")
+    x, y = (jnp.pad(v, [(0, pad), (0, 0)], constant_values=jnp.nan) for v in (x, y))
+    count = (num + pad) // size
+    order = None
+    if labels is not None:  # blocks of neighbours in the order of the labels
+        last = jnp.iinfo(labels.dtype).max
+        labels = jnp.pad(labels, (0, pad), constant_values=last)
+        order = argsort(labels).reshape(count, size).T.reshape(-1)
+        x, y, labels = x[order], y[order], labels[order].reshape(size, count)
+    x, y = (v.reshape(size, count, dim) for v in (x, y))
+    products = jnp.einsum("ibd,jbd->bij", x, y, precision="highest")
     if labels is not None:
-        labels = blocks(labels, 0)
-        same = labels[:, :, None] == labels[:, None, :]
+        same = labels.T[:, :, None] == labels.T[:, None, :]
         products = jnp.where(same, products, -jnp.inf)
+    start = jr.randint(key, (), 0, size - 1, jnp.int32)
+    numbers = 1 + (start + jnp.arange(num_steps, dtype="int32")) % (size - 1)
+    slots = _exchanged(products, numbers)
+    partners = slots * count + jnp.arange(count, dtype="int32")[:, None]
+    partners = partners.T.reshape(-1)
+    if order is not None:
+        partners = unpermute(order[partners], order)
+    return partners[:num]
 
-    place = jnp.arange(block, dtype="int32")
 
-    def exchange(carry: tuple[Array, Array], total: Array) -> tuple:
+def _exchanged(
+    products: Float[Array, "b k k"], numbers: Int[Array, " steps"]
+) -> Int[Array, "b k"]:
+    """The place in its block of the partner of each row, after all rounds."""
+    count, size, _ = products.shape
+    flat = products.reshape(-1)
+    mine = jnp.einsum("bii->bi", products).reshape(-1)
+    row = jnp.arange(count * size, dtype="int32")
+
+    def at(values: Array, index: Array) -> Array:
+        return values.at[index].get(mode="promise_in_bounds")
+
+    def exchange(carry: tuple[Array, Array], number: Array) -> tuple:
         partners, mine = carry
-        # Rows whose places in their block sum to `total`, modulo its size, meet.
-        other = (total - place) % block
-        others = partners[:, other]
-        theirs = jnp.take_along_axis(
-            products, others[..., None], axis=2, mode="promise_in_bounds"
-        )[..., 0]
+        other = row ^ number  # within the block, whose size is a power of two
+        others = at(partners, other)
+        theirs = at(flat, row * size + others)
         gain = theirs - mine
-        swap = gain + gain[:, other] > 0  # the same sum for both of a pair: they agree
+        swap = gain + at(gain, other) > 0  # the same sum for both of a pair: they agree
         partners = jnp.where(swap, others, partners)
         return (partners, jnp.where(swap, theirs, mine)), None
 
-    start = jnp.zeros_like(x[..., 0], jnp.int32)
-    start = start + place[None, :]
-    own = jnp.einsum("...ii->...i", products)
-    partners = lax.scan(exchange, (start, own), totals)[0][0]
-    begin = jnp.arange(len(start), dtype="int32")[:, None] * block
-    return order, order[(partners + begin).reshape(-1)[:num]]
+    start = jnp.zeros_like(mine, jnp.int32) + row % size
+    partners = lax.scan(exchange, (start, mine), numbers)[0][0]
+    return partners.reshape(count, size)
 
 
 @explicit_mesh_guard
