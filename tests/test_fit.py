@@ -9,7 +9,14 @@ import pytest
 from helpers import assert_close
 
 from transportjax import maps as tm
-from transportjax.flows import Flow, coupling_flow, fit, fit_flow, spline_flow
+from transportjax.flows import (
+    Flow,
+    coupling_flow,
+    fit,
+    fit_flow,
+    likelihood,
+    spline_flow,
+)
 
 
 def small(x):
@@ -190,12 +197,14 @@ def test_few_samples_are_looked_at_often_and_generalise():
 
 
 def test_a_large_table_on_a_mesh_with_explicit_axes(monkeypatch):
-    monkeypatch.setattr(fit, "_MOST_FITTED", 150)  # every third sample for the fit
+    monkeypatch.setattr(
+        likelihood, "_MOST_FITTED", 300
+    )  # a third of the samples for the fit
     mesh = jax.make_mesh((len(jax.devices()),), ("data",))
     rows = jax.NamedSharding(mesh, jax.P("data"))
-    x, held = bent(jr.key(0), 480), jax.device_put(bent(jr.key(1), 80), rows)
+    x, held = bent(jr.key(0), 960), jax.device_put(bent(jr.key(1), 80), rows)
     options = {"key": jr.key(2), "flow": small(x), "num_steps": 20, "block": 10}
-    options |= {"weights": jnp.ones(480)}
+    options |= {"weights": jnp.ones(960)}
     for held_out in (0.25, held):
         alone = fit_flow(x, held_out=held_out, **options)
         shared = fit_flow(jax.device_put(x, rows), held_out=held_out, **options)
@@ -216,3 +225,18 @@ def test_noise_keeps_few_samples_from_being_learnt_by_heart(monkeypatch):
     least = [float(jnp.min(run.stats["held_out"])) for run in (with_noise, without)]
     assert lead > 0.1
     assert least[0] < least[1]
+
+
+def test_the_part_of_very_many_samples_has_no_period(monkeypatch):
+    """Whether rows have a period, as weeks do, or not: each place is there as often."""
+    monkeypatch.setattr(likelihood, "_MOST_FITTED", 1000)
+    x = np.arange(7000.0)
+    part, none = likelihood.thinned((jnp.asarray(x), None))
+    assert none is None
+    assert part.shape == (1000,)
+    assert (
+        np.asarray(part) // 7 == np.arange(1000)
+    ).all()  # one of each seven in a row
+    counts = np.bincount(np.asarray(part, int) % 7)
+    assert (np.abs(counts - 1000 / 7) < 5 * np.sqrt(1000 / 7)).all()
+    assert len(likelihood.thinned(x[:1999])) == 1999

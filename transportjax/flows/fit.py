@@ -31,11 +31,10 @@ from transportjax.solvers.gaussianise import MOST_RANDOM, column_maps, whitening
 
 from .constructors import spline_flow
 from .flow import Flow
-from .likelihood import divide, mean_loss, normalised
+from .likelihood import divide, mean_loss, normalised, thinned
 
 _WORK = 9e6  # values that all steps of the fit move: some seconds
 _FIT_STEPS = (60, 300)
-_MOST_FITTED = 100_000  # samples, of which the fit takes about so many
 _MOST_MIXED, _LEAST_MIXED = 3, 1000  # dimensions and samples for mixtures
 _MANY = 5000  # samples, from which what is trained soon takes the place of the fit
 _NOISES = (0.0, 0.2, 0.4)  # on fewer, in standard deviations, one after the other
@@ -245,9 +244,7 @@ def _suits_mixtures(x: Array) -> bool:
 
 def _gaussianised(train: dict, kept: dict, key: PRNGKeyArray) -> tuple[Flow, float]:
     """The flow by `gaussianise`, and the same of it."""
-    part, shares = train["x"], train["weights"]
-    if len(part) >= 2 * _MOST_FITTED:
-        part, shares = _thinned((part, shares), len(part) // _MOST_FITTED)
+    part, shares = thinned((train["x"], train["weights"]))
     explicit_mesh_guard(whitening)("x", part, shares)  # an error, by its name here
     solution = gaussianise(
         part,
@@ -280,12 +277,6 @@ def _noises(train: dict) -> tuple[np.ndarray | None, ...]:
     whiten = explicit_mesh_guard(whitening)("x", train["x"], train["weights"])
     root = np.linalg.inv(np.asarray(whiten.matrix))
     return tuple(noise * root for noise in _NOISES)
-
-
-@explicit_mesh_guard
-def _thinned(tree: Any, stride: int) -> Any:
-    """Every so many samples."""
-    return jax.tree.map(lambda leaf: leaf[::stride], tree)
 
 
 @eqx.filter_jit

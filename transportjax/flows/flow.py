@@ -124,13 +124,14 @@ def _outside(
     map: AbstractBijection, x: Float[Array, " d"]
 ) -> tuple[Bool[Array, ""], Float[Array, " d"]]:
     """Whether an event has no density, and one that has some."""
-    layers = _layers(map)
-    places = [i for i, layer in enumerate(layers) if isinstance(layer, SupportMap)]
     is_outside, inside = jnp.any(jnp.isinf(x)), jnp.zeros_like(x)
-    if places:
-        before, support = Chain(layers[: places[0]]), layers[places[0]]
-        is_outside = is_outside | support.excludes(before(x))
-        inside = lax.stop_gradient(before.inverse(support.inverse(inside)))
+    layers = _layers(map)
+    for number, support in enumerate(layers):
+        if isinstance(support, SupportMap):  # the first one
+            before = Chain(layers[:number])
+            is_outside = is_outside | support.excludes(before(x))
+            inside = lax.stop_gradient(before.inverse(support.inverse(inside)))
+            break
     return is_outside & ~jnp.any(jnp.isnan(x)), inside
 
 

@@ -1,7 +1,7 @@
 """Training a flow by maximum likelihood."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,10 @@ from transportjax.maps.roles import takes_condition
 from transportjax.solvers import Minimisation, MinimiseState, minimise
 
 from .flow import Flow
+
+T = TypeVar("T")
+
+_MOST_FITTED = 100_000  # samples, of which a fit without gradients takes about so many
 
 
 def maximum_likelihood(
@@ -157,6 +161,21 @@ def divide(data: dict, share: Any, key: PRNGKeyArray) -> tuple[dict, dict | None
     order = jr.permutation(jr.fold_in(key, 3), num)
     train = jax.tree.map(lambda leaf: leaf[order[count:]], data)
     return train, jax.tree.map(lambda leaf: leaf[order[:count]], data)
+
+
+@explicit_mesh_guard
+def thinned(tree: T) -> T:
+    """Samples, of very many a part that is enough for a fit.
+
+    One of each of so many parts in a row, at random: rows may have a period.
+    """
+    num = len(jax.tree.leaves(tree)[0])
+    if num < 2 * _MOST_FITTED:
+        return tree
+    width = num // _MOST_FITTED
+    starts = np.arange(0, num - width + 1, width)
+    places = starts + np.random.default_rng(0).integers(width, size=len(starts))
+    return jax.tree.map(lambda leaf: leaf[places], tree)
 
 
 def normalised(data: dict) -> dict:
