@@ -134,7 +134,8 @@ def fit_table_law(
     # of all but whole numbers without the noise, which hides it
     is_whole = np.array([form.step >= 1 for form in forms])
     quiet = np.where(is_whole, places, 0.5)
-    plain = (_spread(forms, values, quiet)[0] - centre)[:, varies] / scale[varies]
+    plain = _spread(forms, values, quiet)[0][:, varies]
+    plain = (plain - plain.mean(axis=0)) / scale[varies]
     numbers = np.flatnonzero(varies)
     check_independent_columns(plain, table.columns, numbers)
     check_spread_of_columns(standard, table.columns, numbers)
