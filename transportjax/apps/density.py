@@ -4,14 +4,13 @@ import math
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from transportjax._checks import check_more_rows
 from transportjax.flows import Flow, fit_flow
-from transportjax.flows.likelihood import thinned
+from transportjax.flows.likelihood import in_blocks, thinned
 from transportjax.maps import AbstractBijection
 from transportjax.solvers import gaussianise
 
@@ -82,7 +81,7 @@ def draw(flow: Flow, key: PRNGKeyArray, num: int) -> Float[Array, "num d"]:
 @eqx.filter_jit
 def log_likelihood(flow: Flow, x: Float[Array, "n d"]) -> Float[Array, " n"]:
     """The log-density of each sample, in nats."""
-    return jax.vmap(flow.log_prob)(x)
+    return in_blocks(flow.log_prob, x)
 
 
 def _normal_scores(x: Array, weights: Array | None, kept: Array) -> np.ndarray:

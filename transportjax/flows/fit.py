@@ -31,7 +31,7 @@ from transportjax.solvers.gaussianise import MOST_RANDOM, column_maps, whitening
 
 from .constructors import spline_flow
 from .flow import Flow
-from .likelihood import divide, mean_loss, normalised, thinned
+from .likelihood import divide, in_blocks, mean_loss, normalised, thinned
 
 _WORK = 9e6  # values that all steps of the fit move: some seconds
 _FIT_STEPS = (60, 300)
@@ -262,7 +262,8 @@ def _gaussianised(train: dict, kept: dict, key: PRNGKeyArray) -> tuple[Flow, flo
 
 def _loss_of(flow: Flow, kept: dict) -> float:
     """The mean of -log p over the held-out samples."""
-    return float(eqx.filter_jit(mean_loss)(flow, kept, jr.key(0)))  # the key is unused
+    loss = eqx.filter_jit(explicit_mesh_guard(mean_loss))
+    return float(loss(flow, kept, jr.key(0)))  # the key is unused
 
 
 def _directions(num: int, dim: int) -> AbstractDirections | None:
@@ -280,10 +281,11 @@ def _noises(train: dict) -> tuple[np.ndarray | None, ...]:
 
 
 @eqx.filter_jit
+@explicit_mesh_guard
 def _through(map: AbstractBijection, *sets: dict) -> list[dict]:
     """Sets of samples where a map takes them, with the log-determinants."""
     x = jnp.concatenate([data["x"] for data in sets])
-    x, log_dets = jax.vmap(map.transform_and_log_det)(x)
+    x, log_dets = in_blocks(map.transform_and_log_det, x)
     ends = np.cumsum([len(data["x"]) for data in sets])[:-1]
     parts = zip(sets, jnp.split(x, ends), jnp.split(log_dets, ends), strict=True)
     return [{**data, "x": x, "log_dets": log_dets} for data, x, log_dets in parts]

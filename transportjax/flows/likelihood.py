@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -19,6 +20,7 @@ from .flow import Flow
 
 T = TypeVar("T")
 
+_BLOCK = 32768  # rows that go through a flow at a time
 _MOST_FITTED = 100_000  # samples, of which a fit without gradients takes about so many
 
 
@@ -189,11 +191,32 @@ def normalised(data: dict) -> dict:
 
 def mean_loss(flow: Flow, batch: dict, key: PRNGKeyArray) -> Float[Array, ""]:
     """The weighted mean of -log p, in nats."""
-    if batch["conditions"] is None:
-        values = -jax.vmap(flow.log_prob)(batch["x"])
-    else:
-        values = -jax.vmap(flow.log_prob)(batch["x"], batch["conditions"])
+    rows = (batch["x"], batch["conditions"])
+    values = -in_blocks(flow.log_prob, *(x for x in rows if x is not None))
     if "log_dets" in batch:  # of what the events have passed before
         values = values - batch["log_dets"]
     weights: Array | None = batch["weights"]
     return jnp.mean(values if weights is None else weights * values)
+
+
+def in_blocks(function: Callable[..., Any], *rows: Float[Array, "n _"]) -> Any:
+    """What `jax.vmap(function)(*rows)` is, of very many rows by some at a time.
+
+    Rows of a block lie far from each other: what is spread over devices stays so.
+    """
+    num = len(rows[0])
+    if num <= _BLOCK:
+        return jax.vmap(function)(*rows)
+    count = -(-num // _BLOCK)
+    size = -(-num // count)
+    more = ((0, size * count - num), (0, 0))
+
+    def divided(x: Array) -> Array:
+        return jnp.pad(x, more, "edge").reshape(size, count, -1).swapaxes(0, 1)
+
+    def joined(x: Array) -> Array:
+        return x.swapaxes(0, 1).reshape(size * count, *x.shape[2:])[:num]
+
+    blocks = tuple(map(divided, rows))
+    found = lax.map(lambda block: jax.vmap(function)(*block), blocks)
+    return jax.tree.map(joined, found)
