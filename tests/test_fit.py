@@ -95,6 +95,21 @@ def test_what_was_fitted_before_and_weights():
     assert seen.stats["held_out"][-1] < blind.stats["held_out"][-1] - 0.2
 
 
+def test_held_out_samples_have_weights():
+    """A weight is a repetition, for the fit and for what is trained."""
+    x, held = jr.normal(jr.key(0), (200, 2)), 2 * jr.normal(jr.key(1), (100, 2))
+    normal = Flow(tm.Affine(jnp.eye(2), jnp.zeros(2)), 2)
+    run = {"key": jr.key(2), "flow": small(x), "num_steps": 20, "block": 10}
+    weights = jnp.arange(100) % 3
+    weighted, repeated, equal = (
+        fit_flow(x, **run, fitted=normal, held_out=given).stats
+        for given in ((held, 2 * weights), jnp.repeat(held, weights, axis=0), held)
+    )
+    for name in ("fitted", "held_out"):
+        assert_close(weighted[name], repeated[name], 1e-5)
+        assert abs(weighted[name] - equal[name]).max() > 1e-2
+
+
 def test_the_average_has_the_stated_weights(x64):
     optimiser = fit._averaging()
     path = [jnp.array([0.0])]
@@ -177,6 +192,11 @@ def test_bad_input_is_named(user_errors):
         ("`held_out`", lambda: fit_flow(x, key=key, held_out=0)),
         ("`held_out`", lambda: fit_flow(x, key=key, held_out=1.0)),
         ("`held_out`", lambda: fit_flow(x, key=key, held_out=x[:, :1])),
+        (
+            "`held_out` must have 2",
+            lambda: fit_flow(x, key=key, held_out=cast(Any, (x,))),
+        ),
+        (r"`held_out\[1\]`", lambda: fit_flow(x, key=key, held_out=(x, x[:, 0]))),
     ]
     for match, call in cases:
         with pytest.raises(ValueError, match=match):

@@ -61,7 +61,7 @@ def fit_density(
             key=train_key,
             fitted=Flow(map, dim),
             weights=masses,
-            held_out=kept,
+            held_out=(kept, kept_masses),
             num_steps=train,
         )
         map = result.model.map

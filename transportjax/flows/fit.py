@@ -56,7 +56,7 @@ def fit_flow(
     flow: Flow | None = None,
     fitted: Flow | None = None,
     weights: ArrayLike | None = None,
-    held_out: int | float | ArrayLike = 0.1,
+    held_out: int | float | ArrayLike | tuple[ArrayLike, ArrayLike | None] = 0.1,
     batch_size: int | None = None,
     num_steps: int = 20_000,
     block: int | None = None,
@@ -94,7 +94,8 @@ def fit_flow(
             `gaussianise` and, as told above, mixtures give.
         weights: masses >= 0 of the samples, (n,). None: equal ones.
         held_out: a share in (0, 1) of the samples, drawn at random, that are not
-            trained on; or samples of their own, (m, d).
+            trained on; or samples of their own, (m, d), or a pair of these and their
+            weights, (m,). The number of steps of the fit is chosen with equal ones.
         batch_size: samples of a batch. None: 256, or all if these are less.
         num_steps: steps of a training at most. 20 000 take half a minute to two on a
             processor.
@@ -346,10 +347,14 @@ def _parts(
     _checks.check_points("x", x)
     weights = _checks.as_weights("weights", weights, x.shape[:1], x.dtype)
     data: dict = {"x": x, "conditions": None, "weights": weights}
-    if jnp.ndim(held_out) > 0:
-        kept = _checks.as_float("held_out", held_out).astype(x.dtype)
+    if isinstance(held_out, tuple) or jnp.ndim(held_out) > 0:
+        given = held_out if isinstance(held_out, tuple) else (held_out, None)
+        _checks.check_listed("held_out", given, 2)
+        kept = _checks.as_float("held_out", given[0]).astype(x.dtype)
         _checks.check_points("held_out", kept, x.shape[1])
-        return normalised(data), {"x": kept, "conditions": None, "weights": None}
+        masses = _checks.as_weights("held_out[1]", given[1], kept.shape[:1], x.dtype)
+        judged = {"x": kept, "conditions": None, "weights": masses}
+        return normalised(data), normalised(judged)
     _checks.check_number("held_out", held_out, 0, 1, open_low=True)
     train, kept = divide(data, held_out, key)
     assert kept is not None  # the share is more than zero

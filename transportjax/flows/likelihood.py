@@ -60,7 +60,8 @@ def maximum_likelihood(
             samples a weight of two is exactly a sample that is there twice.
         held_out: a share in (0, 1) of the samples, drawn at random, that are not
             trained on; 0 for none, then the last flow comes back; or samples of their
-            own, (m, d), with conditions a pair (samples, conditions).
+            own, (m, d), with conditions a pair (samples, conditions); these count
+            equally.
         optimiser: from optax; None: Adam with a schedule, see `minimise`.
         batch_size: samples of a batch. None: 256, or all if these are less.
         num_steps: steps of the whole run, those before `state` included.
