@@ -95,6 +95,16 @@ def test_what_was_fitted_before_and_weights():
     assert seen.stats["held_out"][-1] < blind.stats["held_out"][-1] - 0.2
 
 
+def test_the_flow_that_is_trained_starts_with_the_weights():
+    """Samples without weight far away do not decide its units."""
+    near, held = jr.normal(jr.key(0), (300, 2)), jr.normal(jr.key(1), (500, 2))
+    both = jnp.concatenate([near, 1000 + near])
+    weights = jnp.repeat(jnp.array([2.0, 0.0]), 300)
+    run = {"key": jr.key(2), "held_out": held, "num_steps": 10, "block": 5}
+    start = fit_flow(both, **run, weights=weights).stats["held_out"][0]
+    assert abs(start - fit_flow(near, **run).stats["held_out"][0]) < 0.1
+
+
 def test_held_out_samples_have_weights():
     """A weight is a repetition, for the fit and for what is trained."""
     x, held = jr.normal(jr.key(0), (200, 2)), 2 * jr.normal(jr.key(1), (100, 2))
@@ -175,6 +185,8 @@ def test_bad_input_is_named(user_errors):
     cases = [
         ("`x`", lambda: fit_flow(x[0], key=key)),
         ("`x` must be continuous", lambda: fit_flow(jnp.ones((9, 2), int), key=key)),
+        ("`x` must hold numbers", lambda: fit_flow(np.array([["a"]]), key=key)),
+        ("what is masked", lambda: fit_flow(np.ma.array(np.ones((9, 2))), key=key)),
         ("`x` must be finite", lambda: fit_flow(x * jnp.nan, key=key)),
         ("`x` must vary in every", lambda: fit_flow(x[:, jnp.zeros(2, int)], key=key)),
         (

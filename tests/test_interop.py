@@ -404,6 +404,7 @@ class TestEstimator:
             (np.ones((9, 2)), "must vary in every column"),
             (x[:2], "more rows than columns; got n_samples = 2"),
             ([["a"]], "array of numbers"),
+            (np.ma.masked_less(x, 1e5), "must not have masked entries"),
             (x[:0], r"`X` has 0 sample\(s\)"),
             (x[:, :0], r"`X` has 0 feature\(s\)"),
             (x * 1j, "`X` must be real"),
@@ -412,6 +413,10 @@ class TestEstimator:
         ):
             with pytest.raises(ValueError, match=message):
                 FlowEstimator().fit(values)
+        with pytest.raises(
+            TypeError, match=r"`X` .* must be a string or a real number"
+        ):
+            FlowEstimator().fit([[{}]])
         # but for a row without weight
         moved = np.where(np.arange(20)[:, None] == 0, [[0, 1]], x * [[1, 0]])
         with pytest.raises(ValueError, match="must vary in every column"):

@@ -26,6 +26,7 @@ COLUMNS = {
     "continuous": (RNG.normal(size=NUM), 0.0, []),
     "counts": (RNG.poisson(3, NUM), 1.0, []),
     "two values": (IS_ZERO, 1.0, []),
+    "two signs": (np.where(IS_ZERO, -1, 1), 1.0, [1]),
     "prices": (np.round(20 + 5 * SPREAD, 2), 0.01, []),
     "thousands": (1000 * RNG.integers(10, 99, NUM), 1000.0, []),
     "rain": (np.where(IS_ZERO, 0, SPREAD), 0.0, [0]),
@@ -94,6 +95,14 @@ def test_the_density_of_a_value_that_repeats_is_that_of_others(name):
     density = is_other.sum() / 2 / np.subtract(*np.quantile(x[is_other], [0.75, 0.25]))
     own = (~is_other).sum() / np.diff(form.scores)[1]  # between start and stop
     assert 0.5 < own / density < 2
+
+
+def test_between_two_values_there_is_none():
+    x = COLUMNS["two signs"][0].astype(float)
+    form = column_form(x)
+    y = spread(form, x, np.full(len(x), 0.5))[0]
+    drawn = gather(form, np.linspace(y.min() - 1, y.max() + 1, 10_001), 0)
+    assert set(drawn) == {-1, 1}
 
 
 @pytest.mark.parametrize("name", [n for n in COLUMNS if n.startswith("rare")])

@@ -244,6 +244,9 @@ def test_names_and_endings(tmp_path):
 def test_tables_are_checked():
     with pytest.raises(ValueError, match=r"`values` must be \(n, d\)"):
         Table(np.zeros(3))
+    with pytest.raises(ValueError, match="`values` must not have masked entries"):
+        Table(np.ma.masked_less(VALUES, 0))
+    np.testing.assert_array_equal(Table(np.ma.array(VALUES)).values, VALUES)
     with pytest.raises(ValueError, match="finite"):
         Table(np.array([[np.nan]]))
     with pytest.raises(ValueError, match="2 names; got 1"):

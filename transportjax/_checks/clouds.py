@@ -198,7 +198,7 @@ def check_spread(
         return
     # sums of numpy's are in double precision, those of XLA in that of the samples
     least = least_spread(d, cov.dtype, 0 if isinstance(cov, np.ndarray) else n)
-    tiny = 10 * least_spread(d, cov.dtype)
+    tiny = 7 * least_spread(d, cov.dtype)
     tiny = max(tiny**2, least_spread(d, "float64")) ** 0.5
     rounding = 4 * float(jnp.finfo(cov.dtype).eps) * np.abs(np.asarray(mean, float))
     cov = np.asarray(cov, np.float64)

@@ -79,6 +79,7 @@ def _form(values: np.ndarray, counts: np.ndarray) -> ColumnForm:
     room = room or (high - low) / num_rows
     is_chosen &= counts * room > step
     chosen = np.flatnonzero(is_chosen)
+    rest = np.repeat(values[~is_chosen], counts[~is_chosen])
     room = max(room, float(np.finfo(float).tiny))
     free = [_free(values, rest, chosen, i, step, room) for i in chosen.tolist()]
     below, above = np.reshape(free, (-1, 2)).T + step / 2
@@ -116,8 +117,10 @@ def _free(
             free.append(gap / 2)
             continue
         last = np.searchsorted(rest, values[other]) + side * _MARGIN
-        far = rest[np.clip(last, 0, len(rest) - 1)]
-        free.append(max(gap - max(abs(far - values[other]), room), 0.0))
+        margin = abs(rest[np.clip(last, 0, len(rest) - 1)] - values[other])
+        if step == 0:  # rounded ones are spread already
+            margin = max(margin, room)
+        free.append(max(gap - margin, 0.0))
     return free
 
 

@@ -40,6 +40,7 @@ class Table:
     columns: tuple[str, ...] = ()
 
     def __post_init__(self):
+        _checks.check_unmasked("values", self.values)
         object.__setattr__(self, "values", np.asarray(self.values, np.float64))
         _checks.check_table(self.values, self.columns)
 

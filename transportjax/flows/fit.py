@@ -163,7 +163,7 @@ def fit_flow(
         first = column_maps(fitted.map)
         if first:
             train, kept = _through(Chain(first), train, kept)
-        flow = spline_flow(flow_key, dim, data=train["x"])
+        flow = spline_flow(flow_key, dim, data=_by_mass(train))
     both = _averaged(flow)
     start, best, least = 0, fitted, floor
 
@@ -279,6 +279,16 @@ def _noises(train: dict) -> tuple[np.ndarray | None, ...]:
     whiten = explicit_mesh_guard(whitening)("x", train["x"], train["weights"])
     root = np.linalg.inv(np.asarray(whiten.matrix))
     return tuple(noise * root for noise in _NOISES)
+
+
+def _by_mass(train: dict) -> Float[Array, "n d"]:
+    """As many samples, drawn evenly by their weights."""
+    if train["weights"] is None:
+        return train["x"]
+    levels = np.cumsum(np.asarray(train["weights"], np.float64))
+    middles = (np.arange(len(levels)) + 0.5) / len(levels)
+    rows = np.searchsorted(levels, middles * levels[-1])
+    return explicit_mesh_guard(jnp.take)(train["x"], rows, axis=0)
 
 
 @eqx.filter_jit
