@@ -466,6 +466,14 @@ class TestEstimator:
             model.transform(Frame(x[:, ::-1], ["b", "a"]))
         assert not hasattr(model.fit(x), "feature_names_in_")
 
+    def test_a_row_by_itself_is_the_same_bit_for_bit(self):
+        model, x = self.fitted(), self.samples(1100)
+        for method in (model.score_samples, model.transform, model.inverse_transform):
+            found = method(x)
+            assert found.dtype == np.float64
+            for rows in (slice(18, 19), slice(1020, 1100)):
+                np.testing.assert_array_equal(method(x[rows]), found[rows])
+
     def test_it_can_be_pickled(self):
         again = pickle.loads(pickle.dumps(self.fitted()))
         x = self.samples(9)
