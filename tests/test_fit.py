@@ -9,7 +9,14 @@ import pytest
 from helpers import assert_close
 
 from transportjax import maps as tm
-from transportjax.flows import Flow, coupling_flow, fit, fit_flow, spline_flow
+from transportjax.flows import (
+    Flow,
+    coupling_flow,
+    fit,
+    fit_flow,
+    likelihood,
+    spline_flow,
+)
 
 
 def small(x):
@@ -88,6 +95,31 @@ def test_what_was_fitted_before_and_weights():
     assert seen.stats["held_out"][-1] < blind.stats["held_out"][-1] - 0.2
 
 
+def test_the_flow_that_is_trained_starts_with_the_weights():
+    """Samples without weight far away do not decide its units."""
+    near, held = jr.normal(jr.key(0), (300, 2)), jr.normal(jr.key(1), (500, 2))
+    both = jnp.concatenate([near, 1000 + near])
+    weights = jnp.repeat(jnp.array([2.0, 0.0]), 300)
+    run = {"key": jr.key(2), "held_out": held, "num_steps": 10, "block": 5}
+    start = fit_flow(both, **run, weights=weights).stats["held_out"][0]
+    assert abs(start - fit_flow(near, **run).stats["held_out"][0]) < 0.1
+
+
+def test_held_out_samples_have_weights():
+    """A weight is a repetition, for the fit and for what is trained."""
+    x, held = jr.normal(jr.key(0), (200, 2)), 2 * jr.normal(jr.key(1), (100, 2))
+    normal = Flow(tm.Affine(jnp.eye(2), jnp.zeros(2)), 2)
+    run = {"key": jr.key(2), "flow": small(x), "num_steps": 20, "block": 10}
+    weights = jnp.arange(100) % 3
+    weighted, repeated, equal = (
+        fit_flow(x, **run, fitted=normal, held_out=given).stats
+        for given in ((held, 2 * weights), jnp.repeat(held, weights, axis=0), held)
+    )
+    for name in ("fitted", "held_out"):
+        assert_close(weighted[name], repeated[name], 1e-5)
+        assert abs(weighted[name] - equal[name]).max() > 1e-2
+
+
 def test_the_average_has_the_stated_weights(x64):
     optimiser = fit._averaging()
     path = [jnp.array([0.0])]
@@ -153,6 +185,8 @@ def test_bad_input_is_named(user_errors):
     cases = [
         ("`x`", lambda: fit_flow(x[0], key=key)),
         ("`x` must be continuous", lambda: fit_flow(jnp.ones((9, 2), int), key=key)),
+        ("`x` must hold numbers", lambda: fit_flow(np.array([["a"]]), key=key)),
+        ("what is masked", lambda: fit_flow(np.ma.array(np.ones((9, 2))), key=key)),
         ("`x` must be finite", lambda: fit_flow(x * jnp.nan, key=key)),
         ("`x` must vary in every", lambda: fit_flow(x[:, jnp.zeros(2, int)], key=key)),
         (
@@ -170,6 +204,11 @@ def test_bad_input_is_named(user_errors):
         ("`held_out`", lambda: fit_flow(x, key=key, held_out=0)),
         ("`held_out`", lambda: fit_flow(x, key=key, held_out=1.0)),
         ("`held_out`", lambda: fit_flow(x, key=key, held_out=x[:, :1])),
+        (
+            "`held_out` must have 2",
+            lambda: fit_flow(x, key=key, held_out=cast(Any, (x,))),
+        ),
+        (r"`held_out\[1\]`", lambda: fit_flow(x, key=key, held_out=(x, x[:, 0]))),
     ]
     for match, call in cases:
         with pytest.raises(ValueError, match=match):
@@ -190,12 +229,14 @@ def test_few_samples_are_looked_at_often_and_generalise():
 
 
 def test_a_large_table_on_a_mesh_with_explicit_axes(monkeypatch):
-    monkeypatch.setattr(fit, "_MOST_FITTED", 150)  # every third sample for the fit
+    monkeypatch.setattr(
+        likelihood, "_MOST_FITTED", 300
+    )  # a third of the samples for the fit
     mesh = jax.make_mesh((len(jax.devices()),), ("data",))
     rows = jax.NamedSharding(mesh, jax.P("data"))
-    x, held = bent(jr.key(0), 480), jax.device_put(bent(jr.key(1), 80), rows)
+    x, held = bent(jr.key(0), 960), jax.device_put(bent(jr.key(1), 80), rows)
     options = {"key": jr.key(2), "flow": small(x), "num_steps": 20, "block": 10}
-    options |= {"weights": jnp.ones(480)}
+    options |= {"weights": jnp.ones(960)}
     for held_out in (0.25, held):
         alone = fit_flow(x, held_out=held_out, **options)
         shared = fit_flow(jax.device_put(x, rows), held_out=held_out, **options)
@@ -216,3 +257,18 @@ def test_noise_keeps_few_samples_from_being_learnt_by_heart(monkeypatch):
     least = [float(jnp.min(run.stats["held_out"])) for run in (with_noise, without)]
     assert lead > 0.1
     assert least[0] < least[1]
+
+
+def test_the_part_of_very_many_samples_has_no_period(monkeypatch):
+    """Whether rows have a period, as weeks do, or not: each place is there as often."""
+    monkeypatch.setattr(likelihood, "_MOST_FITTED", 1000)
+    x = np.arange(7000.0)
+    part, none = likelihood.thinned((jnp.asarray(x), None))
+    assert none is None
+    assert part.shape == (1000,)
+    assert (
+        np.asarray(part) // 7 == np.arange(1000)
+    ).all()  # one of each seven in a row
+    counts = np.bincount(np.asarray(part, int) % 7)
+    assert (np.abs(counts - 1000 / 7) < 5 * np.sqrt(1000 / 7)).all()
+    assert len(likelihood.thinned(x[:1999])) == 1999

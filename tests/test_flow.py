@@ -53,7 +53,13 @@ def test_outside_of_the_support_the_density_is_zero():
     affine = tm.Affine(jnp.array([[1.0, 0.3], [0.2, 2.0]]), jnp.array([0.5, 1.0]))
     inside, far = jnp.array([0.4, 5.0]), 1e6
     outside = jnp.array([[0.0, 1.0], [1.0, 1.0], [-0.1, 1.0], [far, 1.0], [-far, 1.0]])
-    for map in (bounds, tm.Chain((tm.Chain((bounds, affine)), affine))):
+    first = tm.Affine(2.0 * jnp.eye(2), jnp.array([-0.5, 0.0]))  # bounds 0.25, 0.75
+    maps = (
+        bounds,
+        tm.Chain((tm.Chain((bounds, affine)), affine)),
+        tm.Chain((first, bounds, affine)),
+    )
+    for map in maps:
         flow = Flow(map, 2)
         value, slope = jax.value_and_grad(flow.log_prob)(inside)
         assert np.isfinite(value)
@@ -63,9 +69,23 @@ def test_outside_of_the_support_the_density_is_zero():
         np.testing.assert_array_equal(log_prob(flow, outside), -np.inf)
         for leaf in jax.tree.leaves(gradients(flows, outside)):
             np.testing.assert_array_equal(leaf, 0.0)
-        assert np.isnan(flow.log_prob(jnp.array([jnp.nan, 1.0])))
+        for event in ([jnp.nan, 1.0], [-1.0, jnp.nan], [jnp.inf, jnp.nan]):
+            assert np.isnan(flow.log_prob(jnp.array(event)))
         with pytest.raises(ValueError, match=r"must be one event of shape \(2,\)"):
             flow.log_prob(jnp.ones(3))
+
+
+@each_flow
+def test_at_infinity_the_density_is_zero(name):
+    flow = moved(MAKERS[name](jr.key(0), 2), jr.key(1))
+    inf = jnp.inf
+    far = jnp.array([[inf, 0.0], [0.0, -inf], [inf, inf], [-inf, inf]])
+    slope = eqx.filter_grad(lambda both: both[1].log_prob(both[0]))
+    np.testing.assert_array_equal(log_prob(flow, far), -inf)
+    slopes = jax.jit(jax.vmap(lambda x: slope((x, flow))))(far)
+    for leaf in jax.tree.leaves(slopes):
+        np.testing.assert_array_equal(leaf, 0.0)
+    assert np.isnan(flow.log_prob(jnp.array([jnp.nan, inf])))
 
 
 def test_the_density_of_a_gaussian_is_exact(x64):

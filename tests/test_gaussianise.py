@@ -8,9 +8,11 @@ import scipy.stats
 from helpers import assert_close
 from problems import gaussian_cloud, ring_cloud
 
+from transportjax._checks import check_spread
 from transportjax.maps import load, save
 from transportjax.sliced import PrincipalDirections
 from transportjax.solvers import gaussianise
+from transportjax.solvers.gaussianise import _moments, _moments_by_numpy, whitening
 from transportjax.solvers.normal_splines import (
     apply_splines,
     fit_normal_splines,
@@ -215,6 +217,52 @@ def test_principal_axes():
     axes = strategy.sample(jr.key(0), state, points, points)[0]
     expected = np.linalg.eigh(np.cov(x.T))[1].T[::-1][:2]
     assert_close(abs(np.sum(np.asarray(axes) * expected, axis=1)), np.ones(2), 1e-4)
+
+
+def table(kind, n, d, condition):
+    """Standardised columns whose covariance has exactly that condition number."""
+    rng = np.random.default_rng(n + d)
+    x = rng.exponential(size=(n, d)) if kind == "skew" else rng.normal(size=(n, d))
+    left = np.linalg.svd(x - x.mean(0), full_matrices=False)[0]
+    variances = np.geomspace(1, 1 / condition, d)
+    if kind == "one":  # all but one direction alike
+        variances = np.append(np.ones(d - 1), 1 / condition)
+    turn = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    x = left * np.sqrt(n * variances) @ turn
+    return x + 50 * x.std(0) if kind == "far" else x
+
+
+@pytest.mark.parametrize("by_numpy", [True, False])
+@pytest.mark.parametrize("kind", ["even", "one", "skew", "far"])
+@pytest.mark.parametrize(
+    ("n", "d"), [(50, 3), (1000, 3), (100_000, 3), (5000, 30), (3000, 300)]
+)
+def test_a_table_in_a_subspace_is_refused_and_a_narrow_one_is_not(n, d, kind, by_numpy):
+    def check(x):
+        x = x.astype(np.float32)
+        found = (_moments_by_numpy if by_numpy else _moments)(x, None)
+        check_spread("x", x.shape, *found)
+
+    check(table(kind, n, d, 1e5 if by_numpy else 1e4))
+    with pytest.raises(ValueError, match="`x` must vary in every direction"):
+        check(table(kind, n, d, 1e30))
+
+
+def test_a_wide_table_is_whitened():
+    """What it is checked for is what it needs: the covariance becomes the identity."""
+    x = table("even", 3000, 1000, 4e4).astype(np.float32)
+    map = whitening("x", jnp.asarray(x), None)
+    z = x.astype(float) @ np.asarray(map.matrix, float).T + np.asarray(map.offset)
+    assert np.abs(np.cov(z.T) - np.eye(1000)).max() < 5e-3
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e5, 1e6])
+def test_columns_far_from_zero_that_differ_by_rounding_alone(offset):
+    x = np.random.default_rng(0).normal(size=(1000, 3))
+    whitening("x", jnp.asarray((x + offset).astype(np.float32)), None)
+    x[:, 2] = x[:, 0] + x[:, 1]
+    with pytest.raises(ValueError, match="`x` must vary in every direction"):
+        whitening("x", jnp.asarray((x + offset).astype(np.float32)), None)
 
 
 def test_bad_input_is_named(user_errors):

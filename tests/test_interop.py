@@ -404,6 +404,7 @@ class TestEstimator:
             (np.ones((9, 2)), "must vary in every column"),
             (x[:2], "more rows than columns; got n_samples = 2"),
             ([["a"]], "array of numbers"),
+            (np.ma.masked_less(x, 1e5), "must not have masked entries"),
             (x[:0], r"`X` has 0 sample\(s\)"),
             (x[:, :0], r"`X` has 0 feature\(s\)"),
             (x * 1j, "`X` must be real"),
@@ -412,6 +413,10 @@ class TestEstimator:
         ):
             with pytest.raises(ValueError, match=message):
                 FlowEstimator().fit(values)
+        with pytest.raises(
+            TypeError, match=r"`X` .* must be a string or a real number"
+        ):
+            FlowEstimator().fit([[{}]])
         # but for a row without weight
         moved = np.where(np.arange(20)[:, None] == 0, [[0, 1]], x * [[1, 0]])
         with pytest.raises(ValueError, match="must vary in every column"):
@@ -460,6 +465,14 @@ class TestEstimator:
         with pytest.raises(ValueError, match="fitted, in their order: a, b; got b, a"):
             model.transform(Frame(x[:, ::-1], ["b", "a"]))
         assert not hasattr(model.fit(x), "feature_names_in_")
+
+    def test_a_row_by_itself_is_the_same_bit_for_bit(self):
+        model, x = self.fitted(), self.samples(1100)
+        for method in (model.score_samples, model.transform, model.inverse_transform):
+            found = method(x)
+            assert found.dtype == np.float64
+            for rows in (slice(18, 19), slice(1020, 1100)):
+                np.testing.assert_array_equal(method(x[rows]), found[rows])
 
     def test_it_can_be_pickled(self):
         again = pickle.loads(pickle.dumps(self.fitted()))

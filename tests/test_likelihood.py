@@ -1,3 +1,4 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -9,7 +10,13 @@ from helpers import assert_close
 from problems import ring_cloud
 
 from transportjax import maps as tm
-from transportjax.flows import Flow, coupling_flow, maximum_likelihood, spline_flow
+from transportjax.flows import (
+    Flow,
+    coupling_flow,
+    likelihood,
+    maximum_likelihood,
+    spline_flow,
+)
 from transportjax.solvers import gaussianise
 
 SMALL = {"width": 8, "depth": 1, "num_layers": 2}
@@ -148,6 +155,38 @@ def test_on_a_mesh_with_explicit_axes(x):
     runs = [maximum_likelihood(flow, x, conditions=c, **options) for x, c in sets]
     for name in ("loss", "held_out"):
         assert_close(runs[1].stats[name], runs[0].stats[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("num_conditions", [0, 1])
+def test_very_many_samples_are_judged_in_blocks(num_conditions):
+    """The same value and slopes, in memory that hardly grows with their number."""
+    flow = coupling_flow(jr.key(1), 2, num_conditions=num_conditions, **SMALL)
+
+    def batch(num):
+        x = jr.normal(jr.key(0), (num, 2))
+        c = x[:, :1] if num_conditions else None
+        return {"x": x, "conditions": c, "weights": 1 + x[:, 1] ** 2}
+
+    def value(flow, data):
+        return likelihood.mean_loss(flow, data, jr.key(0))
+
+    few, many = batch(likelihood._BLOCK), batch(9 * likelihood._BLOCK + 5)
+    rows = (many["x"], many["conditions"])[: 1 + num_conditions]
+    truth = -jax.jit(jax.vmap(flow.log_prob))(*rows)
+    run = eqx.filter_jit(eqx.filter_value_and_grad(value))
+    found, slopes = run(flow, many)
+    expected = np.average(truth, weights=many["weights"]) * np.mean(many["weights"])
+    assert_close(found, np.float32(expected), 1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+    memory = [
+        jax.jit(value).lower(flow, data).compile().memory_analysis()
+        for data in (few, many)
+    ]
+    # beyond the samples themselves, which are rearranged
+    sizes = [
+        each.temp_size_in_bytes - 2 * each.argument_size_in_bytes for each in memory
+    ]
+    assert sizes[1] < 1.2 * memory[0].temp_size_in_bytes
 
 
 def test_a_sample_outside_of_the_support_stops_it():

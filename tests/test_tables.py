@@ -90,6 +90,9 @@ def test_one_column_with_a_name_of_two_words(tmp_path):
         ('"1","5"\n1,2\n3,2\n', True),
         ("1,2\n5,9\n7,8\n", False),  # another line counts up
         ("1,3\n5,9\n7,9\n", False),
+        ("7,8\n5,9\n9,3\n", False),  # by chance: both are like those below
+        ("2019,2020\n5,9\n9,3\n", True),
+        ("7,8,9\n5,9,9\n9,3,1\n", True),
         ("1.5,2.5\n5,9\n7,9\n", False),
         ("1,1\n5,9\n7,9\n", False),
         ("7\n5\n9\n", False),
@@ -241,6 +244,9 @@ def test_names_and_endings(tmp_path):
 def test_tables_are_checked():
     with pytest.raises(ValueError, match=r"`values` must be \(n, d\)"):
         Table(np.zeros(3))
+    with pytest.raises(ValueError, match="`values` must not have masked entries"):
+        Table(np.ma.masked_less(VALUES, 0))
+    np.testing.assert_array_equal(Table(np.ma.array(VALUES)).values, VALUES)
     with pytest.raises(ValueError, match="finite"):
         Table(np.array([[np.nan]]))
     with pytest.raises(ValueError, match="2 names; got 1"):

@@ -172,6 +172,7 @@ from .tables import (
     check_num_steps as check_num_steps,
     check_spread_of_columns as check_spread_of_columns,
     check_table as check_table,
+    check_unmasked as check_unmasked,
     check_varying as check_varying,
     check_within_range as check_within_range,
     column_name as column_name,

@@ -363,8 +363,14 @@ def check_connected(name: str, hops: np.ndarray) -> None:
 def check_continuous(name: str, x: Any) -> None:
     """Raises if `x` holds integers or bools: they have no density."""
     dtype = getattr(x, "dtype", None)
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
+    if dtype is None or jnp.issubdtype(dtype, jnp.inexact):
+        return
+    if np.dtype(dtype).kind not in "biu":
         raise ValueError(
-            f"`{name}` must be continuous to have a density; got {dtype}. Make it so: "
-            f"{name} + jax.random.uniform(key, {name}.shape)."
+            f"`{name}` must hold numbers; got {dtype}. Make them so: "
+            f"{name}.astype(float), dates as days."
         )
+    raise ValueError(
+        f"`{name}` must be continuous to have a density; got {dtype}. Make it so: "
+        f"{name} + jax.random.uniform(key, {name}.shape)."
+    )

@@ -26,6 +26,15 @@ def check_table(values: np.ndarray, columns: Sequence[str]) -> None:
         raise ValueError(f"`columns` must hold {num} names; got {len(columns)}.")
 
 
+def check_unmasked(name: str, values: Any) -> None:
+    """Raises if entries of an array are masked."""
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"`{name}` must not have masked entries; fill them in, or leave out their "
+            "rows or columns."
+        )
+
+
 def check_num_steps(name: str, num: Any) -> None:
     """Raises unless `num` is an integer >= 0."""
     if isinstance(num, bool) or not isinstance(num, int | np.integer) or num < 0:
@@ -123,12 +132,15 @@ def as_table(
     """
     if hasattr(x, "toarray"):
         raise ValueError(f"`{name}`: sparse input is not supported; give X.toarray().")
+    check_unmasked(name, x)
     names = column_names(x)
     try:
         x = np.asarray(x)
         x = x if np.iscomplexobj(x) else x.astype(np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"`{name}` must be an array of numbers (n, d).") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"`{name}` must be an array of numbers (n, d): {error}."
+        ) from None
     if np.iscomplexobj(x):
         raise ValueError(f"`{name}` must be real. Complex data not supported.")
     if x.ndim != 2:

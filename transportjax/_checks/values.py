@@ -42,9 +42,11 @@ def as_float(name: str, x: Any) -> Array:
     try:
         x = jnp.asarray(x)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be an array of numbers; got {x!r:.80}.") from (
-            error
-        )
+        got = f"{type(x).__name__} {' '.join(repr(x).split()):.80}"
+        more = " Fill in what is masked." if isinstance(x, np.ma.MaskedArray) else ""
+        raise ValueError(
+            f"`{name}` must be an array of numbers; got {got}.{more}"
+        ) from error
     if jnp.issubdtype(x.dtype, jnp.complexfloating) or jnp.issubdtype(
         x.dtype, jax.dtypes.prng_key
     ):

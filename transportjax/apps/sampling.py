@@ -29,6 +29,7 @@ from .tables import Table
 
 _BLOCK = 16384  # rows that are mapped at a time
 _DIGITS = 6  # decimal digits of a sample, in units of the deviation of its column
+_DISTANCES = 1000  # of knots, the least ones, that count as a deviation
 _MOST_DRAWS = 100  # for one row within the range
 
 
@@ -91,8 +92,8 @@ def fit_table_law(
       be rounded to them. Samples are rounded as they are.
     * A value that stands out among continuous or many whole ones, by a twentieth of
       the rows or more and by five, such as zero rainfall or no income, gets an interval
-      of its own.
-      Samples have as many of them.
+      of its own. Samples have as many of them. Others that are less than a fifth of the
+      rows keep their law next to it.
 
     Samples have no sign that the numbers of a column do not have.
 
@@ -133,7 +134,8 @@ def fit_table_law(
     # of all but whole numbers without the noise, which hides it
     is_whole = np.array([form.step >= 1 for form in forms])
     quiet = np.where(is_whole, places, 0.5)
-    plain = (_spread(forms, values, quiet)[0] - centre)[:, varies] / scale[varies]
+    plain = _spread(forms, values, quiet)[0][:, varies]
+    plain = (plain - plain.mean(axis=0)) / scale[varies]
     numbers = np.flatnonzero(varies)
     check_independent_columns(plain, table.columns, numbers)
     check_spread_of_columns(standard, table.columns, numbers)
@@ -250,6 +252,8 @@ _FORM = tuple(field.name for field in dataclasses.fields(ColumnForm))
 
 
 def _number_or_array(value: Any) -> Any:
+    if isinstance(value, bool):
+        return value
     return np.array(value, float) if isinstance(value, list) else float(value)
 
 
@@ -268,6 +272,9 @@ def _rows(law: TableLaw, standard: np.ndarray) -> np.ndarray:
     for place, column in enumerate(np.flatnonzero(law.varies)):
         form, scale = law.forms[column], law.scale[column]
         y = law.centre[column] + scale * standard[:, place]
+        if form.is_normal:  # scores have no unit
+            distances = np.diff(form.places)
+            scale = _DISTANCES * np.min(distances[distances > 0])
         digit = min(scale, form.high - form.low) / 10**_DIGITS
         unit = form.step if form.step >= 1 else max(form.step, digit)
         decimals = -math.floor(math.log10(unit) + 1e-9)

@@ -148,7 +148,12 @@ def _holds_names(first: list[str], values: np.ndarray | None) -> bool:
         return False
     if len(numeric) < len(first):  # it cannot be one of the data
         return True
-    return values is not None and len(values) > 1 and not _counts_up(values[1:]).any()
+    if values is None or len(values) < 2 or _counts_up(values[1:]).any():
+        return False
+    # two numbers may do so by chance; names are rarely among the data
+    below = values[1:]
+    within = (below.min(axis=0) <= top[0]) & (top[0] <= below.max(axis=0))
+    return len(first) > 2 or not within.all()
 
 
 def _counts_up(rows: np.ndarray) -> np.ndarray:

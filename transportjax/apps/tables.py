@@ -40,6 +40,7 @@ class Table:
     columns: tuple[str, ...] = ()
 
     def __post_init__(self):
+        _checks.check_unmasked("values", self.values)
         object.__setattr__(self, "values", np.asarray(self.values, np.float64))
         _checks.check_table(self.values, self.columns)
 
@@ -62,7 +63,8 @@ def read_table(
         array: the name of an array in a `.npz` file.
         header: whether the first line of a text holds names. None: if none of its cells
             is a number; or if all are in quotes, and none below; or if those that are
-            numbers count up by one, as years do, and no other line does.
+            numbers count up by one, as years do, and no other line does; two numbers
+            only if one of them lies beyond those below it.
 
     Raises:
         TableError: an unknown ending; a file that is damaged, is empty or has names

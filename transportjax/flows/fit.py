@@ -31,11 +31,10 @@ from transportjax.solvers.gaussianise import MOST_RANDOM, column_maps, whitening
 
 from .constructors import spline_flow
 from .flow import Flow
-from .likelihood import divide, mean_loss, normalised
+from .likelihood import divide, in_blocks, mean_loss, normalised, thinned
 
 _WORK = 9e6  # values that all steps of the fit move: some seconds
 _FIT_STEPS = (60, 300)
-_MOST_FITTED = 100_000  # samples, of which the fit takes about so many
 _MOST_MIXED, _LEAST_MIXED = 3, 1000  # dimensions and samples for mixtures
 _MANY = 5000  # samples, from which what is trained soon takes the place of the fit
 _NOISES = (0.0, 0.2, 0.4)  # on fewer, in standard deviations, one after the other
@@ -57,7 +56,7 @@ def fit_flow(
     flow: Flow | None = None,
     fitted: Flow | None = None,
     weights: ArrayLike | None = None,
-    held_out: int | float | ArrayLike = 0.1,
+    held_out: int | float | ArrayLike | tuple[ArrayLike, ArrayLike | None] = 0.1,
     batch_size: int | None = None,
     num_steps: int = 20_000,
     block: int | None = None,
@@ -95,7 +94,8 @@ def fit_flow(
             `gaussianise` and, as told above, mixtures give.
         weights: masses >= 0 of the samples, (n,). None: equal ones.
         held_out: a share in (0, 1) of the samples, drawn at random, that are not
-            trained on; or samples of their own, (m, d).
+            trained on; or samples of their own, (m, d), or a pair of these and their
+            weights, (m,). The number of steps of the fit is chosen with equal ones.
         batch_size: samples of a batch. None: 256, or all if these are less.
         num_steps: steps of a training at most. 20 000 take half a minute to two on a
             processor.
@@ -163,7 +163,7 @@ def fit_flow(
         first = column_maps(fitted.map)
         if first:
             train, kept = _through(Chain(first), train, kept)
-        flow = spline_flow(flow_key, dim, data=train["x"])
+        flow = spline_flow(flow_key, dim, data=_by_mass(train))
     both = _averaged(flow)
     start, best, least = 0, fitted, floor
 
@@ -245,9 +245,7 @@ def _suits_mixtures(x: Array) -> bool:
 
 def _gaussianised(train: dict, kept: dict, key: PRNGKeyArray) -> tuple[Flow, float]:
     """The flow by `gaussianise`, and the same of it."""
-    part, shares = train["x"], train["weights"]
-    if len(part) >= 2 * _MOST_FITTED:
-        part, shares = _thinned((part, shares), len(part) // _MOST_FITTED)
+    part, shares = thinned((train["x"], train["weights"]))
     explicit_mesh_guard(whitening)("x", part, shares)  # an error, by its name here
     solution = gaussianise(
         part,
@@ -265,7 +263,8 @@ def _gaussianised(train: dict, kept: dict, key: PRNGKeyArray) -> tuple[Flow, flo
 
 def _loss_of(flow: Flow, kept: dict) -> float:
     """The mean of -log p over the held-out samples."""
-    return float(eqx.filter_jit(mean_loss)(flow, kept, jr.key(0)))  # the key is unused
+    loss = eqx.filter_jit(explicit_mesh_guard(mean_loss))
+    return float(loss(flow, kept, jr.key(0)))  # the key is unused
 
 
 def _directions(num: int, dim: int) -> AbstractDirections | None:
@@ -282,17 +281,22 @@ def _noises(train: dict) -> tuple[np.ndarray | None, ...]:
     return tuple(noise * root for noise in _NOISES)
 
 
-@explicit_mesh_guard
-def _thinned(tree: Any, stride: int) -> Any:
-    """Every so many samples."""
-    return jax.tree.map(lambda leaf: leaf[::stride], tree)
+def _by_mass(train: dict) -> Float[Array, "n d"]:
+    """As many samples, drawn evenly by their weights."""
+    if train["weights"] is None:
+        return train["x"]
+    levels = np.cumsum(np.asarray(train["weights"], np.float64))
+    middles = (np.arange(len(levels)) + 0.5) / len(levels)
+    rows = np.searchsorted(levels, middles * levels[-1])
+    return explicit_mesh_guard(jnp.take)(train["x"], rows, axis=0)
 
 
 @eqx.filter_jit
+@explicit_mesh_guard
 def _through(map: AbstractBijection, *sets: dict) -> list[dict]:
     """Sets of samples where a map takes them, with the log-determinants."""
     x = jnp.concatenate([data["x"] for data in sets])
-    x, log_dets = jax.vmap(map.transform_and_log_det)(x)
+    x, log_dets = in_blocks(map.transform_and_log_det, x)
     ends = np.cumsum([len(data["x"]) for data in sets])[:-1]
     parts = zip(sets, jnp.split(x, ends), jnp.split(log_dets, ends), strict=True)
     return [{**data, "x": x, "log_dets": log_dets} for data, x, log_dets in parts]
@@ -353,10 +357,14 @@ def _parts(
     _checks.check_points("x", x)
     weights = _checks.as_weights("weights", weights, x.shape[:1], x.dtype)
     data: dict = {"x": x, "conditions": None, "weights": weights}
-    if jnp.ndim(held_out) > 0:
-        kept = _checks.as_float("held_out", held_out).astype(x.dtype)
+    if isinstance(held_out, tuple) or jnp.ndim(held_out) > 0:
+        given = held_out if isinstance(held_out, tuple) else (held_out, None)
+        _checks.check_listed("held_out", given, 2)
+        kept = _checks.as_float("held_out", given[0]).astype(x.dtype)
         _checks.check_points("held_out", kept, x.shape[1])
-        return normalised(data), {"x": kept, "conditions": None, "weights": None}
+        masses = _checks.as_weights("held_out[1]", given[1], kept.shape[:1], x.dtype)
+        judged = {"x": kept, "conditions": None, "weights": masses}
+        return normalised(data), normalised(judged)
     _checks.check_number("held_out", held_out, 0, 1, open_low=True)
     train, kept = divide(data, held_out, key)
     assert kept is not None  # the share is more than zero

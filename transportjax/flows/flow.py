@@ -6,8 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from transportjax import _checks
 from transportjax.maps import AbstractBijection, Chain, SupportMap, given
@@ -61,8 +62,9 @@ class Flow(eqx.Module):
     ) -> Float[Array, ""]:
         """The log-density of one event, (d,), in nats; of many by `jax.vmap`.
 
-        Minus infinity, with derivatives of zero, where the first layer is a
-        `SupportMap` and the event is none of its support.
+        Minus infinity, with derivatives of zero, of an event that is infinite or, where
+        a layer of the chain is a `SupportMap`, outside of its support; NaN of one with
+        a NaN.
 
         Differentiable in the event, the leaves and the condition.
 
@@ -76,16 +78,11 @@ class Flow(eqx.Module):
                 the map takes none.
         """
         map = self._under(condition)
-        support = _support(map)
-        if support is None:
-            z, log_det = map.transform_and_log_det(x)
-            return normal_log_prob(z) + log_det
         x = _checks.as_float("x", x)
         _checks.check_event("x", x, (self.dim,))
-        is_outside = support.excludes(x)
+        is_outside, inside = _outside(map, x)
         # in place of it one of the inside, so that no derivative is NaN
-        x = jnp.where(is_outside, support.inverse(jnp.zeros_like(x)), x)
-        z, log_det = map.transform_and_log_det(x)
+        z, log_det = map.transform_and_log_det(jnp.where(is_outside, inside, x))
         return jnp.where(is_outside, -jnp.inf, normal_log_prob(z) + log_det)
 
     def sample(
@@ -123,11 +120,26 @@ class Flow(eqx.Module):
         return jnp.result_type(*(dtypes or [float]))
 
 
-def _support(map: AbstractBijection) -> SupportMap | None:
-    """The first layer, if it has bounds."""
-    while isinstance(map, Chain) and len(map) > 0:
-        map = map.maps[0]
-    return map if isinstance(map, SupportMap) else None
+def _outside(
+    map: AbstractBijection, x: Float[Array, " d"]
+) -> tuple[Bool[Array, ""], Float[Array, " d"]]:
+    """Whether an event has no density, and one that has some."""
+    is_outside, inside = jnp.any(jnp.isinf(x)), jnp.zeros_like(x)
+    layers = _layers(map)
+    for number, support in enumerate(layers):
+        if isinstance(support, SupportMap):  # the first one
+            before = Chain(layers[:number])
+            is_outside = is_outside | support.excludes(before(x))
+            inside = lax.stop_gradient(before.inverse(support.inverse(inside)))
+            break
+    return is_outside & ~jnp.any(jnp.isnan(x)), inside
+
+
+def _layers(map: AbstractBijection) -> tuple[AbstractBijection, ...]:
+    """The maps of a chain, and of chains in it, one after another."""
+    if not isinstance(map, Chain):
+        return (map,)
+    return tuple(layer for part in map.maps for layer in _layers(part))
 
 
 def normal_log_prob(z: Float[Array, " d"]) -> Float[Array, ""]:

@@ -1,12 +1,13 @@
 """Training a flow by maximum likelihood."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -16,6 +17,11 @@ from transportjax.maps.roles import takes_condition
 from transportjax.solvers import Minimisation, MinimiseState, minimise
 
 from .flow import Flow
+
+T = TypeVar("T")
+
+_BLOCK = 32768  # rows that go through a flow at a time
+_MOST_FITTED = 100_000  # samples, of which a fit without gradients takes about so many
 
 
 def maximum_likelihood(
@@ -54,7 +60,8 @@ def maximum_likelihood(
             samples a weight of two is exactly a sample that is there twice.
         held_out: a share in (0, 1) of the samples, drawn at random, that are not
             trained on; 0 for none, then the last flow comes back; or samples of their
-            own, (m, d), with conditions a pair (samples, conditions).
+            own, (m, d), with conditions a pair (samples, conditions); these count
+            equally.
         optimiser: from optax; None: Adam with a schedule, see `minimise`.
         batch_size: samples of a batch. None: 256, or all if these are less.
         num_steps: steps of the whole run, those before `state` included.
@@ -159,6 +166,21 @@ def divide(data: dict, share: Any, key: PRNGKeyArray) -> tuple[dict, dict | None
     return train, jax.tree.map(lambda leaf: leaf[order[:count]], data)
 
 
+@explicit_mesh_guard
+def thinned(tree: T) -> T:
+    """Samples, of very many a part that is enough for a fit.
+
+    One of each of so many parts in a row, at random: rows may have a period.
+    """
+    num = len(jax.tree.leaves(tree)[0])
+    if num < 2 * _MOST_FITTED:
+        return tree
+    width = num // _MOST_FITTED
+    starts = np.arange(0, num - width + 1, width)
+    places = starts + np.random.default_rng(0).integers(width, size=len(starts))
+    return jax.tree.map(lambda leaf: leaf[places], tree)
+
+
 def normalised(data: dict) -> dict:
     """The data with weights whose mean is one."""
     weights = data["weights"]
@@ -170,11 +192,32 @@ def normalised(data: dict) -> dict:
 
 def mean_loss(flow: Flow, batch: dict, key: PRNGKeyArray) -> Float[Array, ""]:
     """The weighted mean of -log p, in nats."""
-    if batch["conditions"] is None:
-        values = -jax.vmap(flow.log_prob)(batch["x"])
-    else:
-        values = -jax.vmap(flow.log_prob)(batch["x"], batch["conditions"])
+    rows = (batch["x"], batch["conditions"])
+    values = -in_blocks(flow.log_prob, *(x for x in rows if x is not None))
     if "log_dets" in batch:  # of what the events have passed before
         values = values - batch["log_dets"]
     weights: Array | None = batch["weights"]
     return jnp.mean(values if weights is None else weights * values)
+
+
+def in_blocks(function: Callable[..., Any], *rows: Float[Array, "n _"]) -> Any:
+    """What `jax.vmap(function)(*rows)` is, of very many rows by some at a time.
+
+    Rows of a block lie far from each other: what is spread over devices stays so.
+    """
+    num = len(rows[0])
+    if num <= _BLOCK:
+        return jax.vmap(function)(*rows)
+    count = -(-num // _BLOCK)
+    size = -(-num // count)
+    more = ((0, size * count - num), (0, 0))
+
+    def divided(x: Array) -> Array:
+        return jnp.pad(x, more, "edge").reshape(size, count, -1).swapaxes(0, 1)
+
+    def joined(x: Array) -> Array:
+        return x.swapaxes(0, 1).reshape(size * count, *x.shape[2:])[:num]
+
+    blocks = tuple(map(divided, rows))
+    found = lax.map(lambda block: jax.vmap(function)(*block), blocks)
+    return jax.tree.map(joined, found)

@@ -1,6 +1,7 @@
 """A flow with the interface of scikit-learn's estimators."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -113,8 +114,8 @@ class FlowEstimator:
 
     def score_samples(self, X: Any) -> np.ndarray:
         """The log-density of each row, (n,), in nats."""
-        values = log_likelihood(self._fitted(), self._standard(X))
-        return np.asarray(values, np.float64) - np.log(self.scale_).sum()
+        values = _by_rows(log_likelihood, self._fitted(), self._standard(X))
+        return values - np.log(self.scale_).sum()
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean log-density of the rows, in nats a row."""
@@ -137,14 +138,13 @@ class FlowEstimator:
 
     def transform(self, X: Any) -> np.ndarray:
         """The rows as independent standard normal columns, (n, d)."""
-        moved = _forward(self._fitted().map, self._standard(X))
-        return np.asarray(moved, np.float64)
+        return _by_rows(_forward, self._fitted().map, self._standard(X))
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Rows of data from rows that `transform` returned, (n, d)."""
         x = _checks.as_table("X", X, self._dim())
-        moved = _backward(self._fitted().map, jnp.asarray(x, "float32"))
-        return np.asarray(moved, np.float64) * self.scale_ + self.mean_
+        moved = _by_rows(_backward, self._fitted().map, x.astype(np.float32))
+        return moved * self.scale_ + self.mean_
 
     def fit_transform(
         self, X: Any, y: Any = None, sample_weight: Any = None
@@ -189,12 +189,13 @@ class FlowEstimator:
         _checks.check_fitted("FlowEstimator", hasattr(self, "flow_"))
         return self.flow_
 
-    def _standard(self, X: Any) -> Array:
+    def _standard(self, X: Any) -> np.ndarray:
         names = tuple(getattr(self, "feature_names_in_", ()))
         x = _checks.as_table("X", X, self._dim(), names)
-        return jnp.asarray((x - self.mean_) / self.scale_, "float32")
+        return ((x - self.mean_) / self.scale_).astype(np.float32)
 
 
+_ROWS = 1024  # that go through the flow at a time
 _PARAMETERS = tuple(inspect.signature(FlowEstimator).parameters)
 
 
@@ -207,6 +208,18 @@ def _seed(random_state: Any) -> int:
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31 - 1))
     return _checks.as_seed("random_state", random_state)
+
+
+def _by_rows(function: Callable[..., Array], model: Any, x: np.ndarray) -> np.ndarray:
+    """`function(model, x)` in float64, always by as many rows at a time.
+
+    So it is compiled once, and the result of a row does not depend on the others.
+    """
+    more = -len(x) % _ROWS
+    padded = np.pad(x, ((0, more), (0, 0)), "edge")
+    parts = np.split(padded, len(padded) // _ROWS)
+    found = [np.asarray(function(model, jnp.asarray(part))) for part in parts]
+    return np.concatenate(found)[: len(x)].astype(np.float64)
 
 
 @eqx.filter_jit

@@ -144,5 +144,8 @@ def loss_when_normal(
     drawn, tail_log_dets = in_lanes(white)
     log_dets = log_dets + tail_log_dets - jnp.sum(jnp.log(values)) / 2
     loss = normal_loss(drawn, log_dets, judged)
-    is_flat = values[0] < 4 * least_spread(len(z), z.dtype) * values[-1]
+    least = 2 * least_spread(
+        len(z), z.dtype, z.shape[1]
+    )  # of all samples it may be less
+    is_flat = values[0] < least * values[-1]
     return jnp.where(is_flat, jnp.nan, loss)

@@ -313,7 +313,8 @@ def _moments_by_numpy(source: Any, weights: Any) -> tuple[np.ndarray, np.ndarray
     # one sample has no spread: its second moment is zero
     effective = max(1 - float(np.sum(shares**2)), np.finfo(np.float64).eps)
     cov = (shares[:, None] * centred).T @ centred / effective
-    return mean.astype(source.dtype), cov.astype(source.dtype)
+    with np.errstate(over="ignore"):  # squares of huge units: refused by name
+        return mean.astype(source.dtype), cov.astype(source.dtype)
 
 
 def _divide(
