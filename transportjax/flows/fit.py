@@ -17,26 +17,16 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from transportjax import _checks
 from transportjax._sharding import explicit_mesh_guard
-from transportjax.maps import (
-    AbstractBijection,
-    Chain,
-    GaussianMixtureMap,
-    trainable_leaves,
-)
+from transportjax.maps import AbstractBijection, Chain, trainable_leaves
 from transportjax.maps.roles import takes_condition
-from transportjax.mixtures import SelectedMixture, select_gaussian_mixture
-from transportjax.sliced import AbstractDirections, OrthonormalDirections
-from transportjax.solvers import Minimisation, MinimiseState, gaussianise, minimise
-from transportjax.solvers.gaussianise import MOST_RANDOM, column_maps, whitening
+from transportjax.solvers import Minimisation, MinimiseState, minimise
+from transportjax.solvers.gaussianise import column_maps, whitening
 
 from .constructors import spline_flow
+from .first_fit import MANY, first_fit, loss_of
 from .flow import Flow
-from .likelihood import divide, in_blocks, mean_loss, normalised, thinned
+from .likelihood import divide, in_blocks, mean_loss, normalised
 
-_WORK = 9e6  # values that all steps of the fit move: some seconds
-_FIT_STEPS = (60, 300)
-_MOST_MIXED, _LEAST_MIXED = 3, 1000  # dimensions and samples for mixtures
-_MANY = 5000  # samples, from which what is trained soon takes the place of the fit
 _NOISES = (0.0, 0.2, 0.4)  # on fewer, in standard deviations, one after the other
 _BLOCK, _SHORT_BLOCK = 250, 50  # steps, for many samples and for fewer
 _RATE = 1e-2
@@ -151,11 +141,11 @@ def fit_flow(
             _checks.check_unconditional(name, takes_condition(given), instead)
     num, dim = train["x"].shape
     if block is None:
-        block = _BLOCK if num >= _MANY else _SHORT_BLOCK
+        block = _BLOCK if num >= MANY else _SHORT_BLOCK
     if fitted is None:
-        fitted, floor = _fitted(train, kept, fit_key, progress)
+        fitted, floor = first_fit(train, kept, fit_key, progress)
     else:
-        floor = _loss_of(fitted, kept)
+        floor = loss_of(fitted, kept)
         if progress is not None:
             progress(fitted, 0, floor)
     first: tuple[AbstractBijection, ...] = ()
@@ -205,76 +195,9 @@ def fit_flow(
     return Minimisation(best, run.state, stats)
 
 
-def _fitted(
-    train: dict, kept: dict, key: PRNGKeyArray, progress: Any
-) -> tuple[Flow, float]:
-    """The best flow without training, and the mean of -log p over the held-out samples.
-
-    Mixtures come first, where they are tried: they take less time.
-    """
-    found: list[tuple[Flow, float]] = []
-
-    def take(flow: Flow, loss: float) -> None:
-        found.append((flow, loss))
-        if progress is not None:
-            flow, loss = min(found, key=lambda pair: pair[1])
-            progress(flow, 0, loss)
-
-    def take_mixture(selected: SelectedMixture) -> None:
-        map = GaussianMixtureMap.from_mixture(selected.mixture)
-        flow, loss = Flow(map, train["x"].shape[1]), float(selected.held_out)
-        take(flow, loss if kept["weights"] is None else _loss_of(flow, kept))
-
-    if _suits_mixtures(train["x"]):
-        select_gaussian_mixture(
-            train["x"],
-            kept["x"],
-            key=key,
-            weights=train["weights"],
-            progress=take_mixture,
-        )
-    take(*_gaussianised(train, kept, key))
-    return min(found, key=lambda pair: pair[1])
-
-
-def _suits_mixtures(x: Array) -> bool:
-    """Whether some components may fill the space, and can be counted reliably."""
-    num, dim = x.shape
-    return dim <= _MOST_MIXED and num >= _LEAST_MIXED and x.is_fully_addressable
-
-
-def _gaussianised(train: dict, kept: dict, key: PRNGKeyArray) -> tuple[Flow, float]:
-    """The flow by `gaussianise`, and the same of it."""
-    part, shares = thinned((train["x"], train["weights"]))
-    explicit_mesh_guard(whitening)("x", part, shares)  # an error, by its name here
-    solution = gaussianise(
-        part,
-        key=key,
-        num_steps=int(np.clip(_WORK / part.size, *_FIT_STEPS)),
-        directions=_directions(*part.shape),
-        weights=shares,
-        held_out=kept["x"],
-    )
-    flow = Flow(solution.map, part.shape[1])
-    if kept["weights"] is None:  # it was judged so: nothing to compile
-        return flow, float(np.nanmin(solution.stats["held_out"]))
-    return flow, _loss_of(flow, kept)
-
-
-def _loss_of(flow: Flow, kept: dict) -> float:
-    """The mean of -log p over the held-out samples."""
-    loss = eqx.filter_jit(explicit_mesh_guard(mean_loss))
-    return float(loss(flow, kept, jr.key(0)))  # the key is unused
-
-
-def _directions(num: int, dim: int) -> AbstractDirections | None:
-    """The defaults of the fit; random axes where they would take long to compile."""
-    return OrthonormalDirections() if num >= _MANY and dim > MOST_RANDOM else None
-
-
 def _noises(train: dict) -> tuple[np.ndarray | None, ...]:
     """Of each training: what to multiply normal vectors by, as noise on samples."""
-    if len(train["x"]) >= _MANY:
+    if len(train["x"]) >= MANY:
         return (None,)
     whiten = explicit_mesh_guard(whitening)("x", train["x"], train["weights"])
     root = np.linalg.inv(np.asarray(whiten.matrix))

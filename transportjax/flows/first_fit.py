@@ -1,0 +1,97 @@
+"""A density within seconds, without gradient descent: what `fit_flow` starts from."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from transportjax._sharding import explicit_mesh_guard
+from transportjax.maps import GaussianMixtureMap
+from transportjax.mixtures import SelectedMixture, select_gaussian_mixture
+from transportjax.sliced import AbstractDirections, OrthonormalDirections
+from transportjax.solvers import gaussianise
+from transportjax.solvers.gaussianise import MOST_RANDOM, whitening
+
+from .flow import Flow
+from .likelihood import mean_loss, thinned
+
+MANY = 5000  # samples, from which what is trained soon takes the place of the fit
+_WORK = 9e6  # values that all steps of the fit move: some seconds
+_FIT_STEPS = (60, 300)
+_MOST_MIXED, _LEAST_MIXED = 3, 1000  # dimensions and samples for mixtures
+
+
+def first_fit(
+    train: dict, kept: dict, key: PRNGKeyArray, progress: Any
+) -> tuple[Flow, float]:
+    """The best flow without training, and the mean of -log p over the held-out samples.
+
+    Mixtures come first, where they are tried: they take less time.
+
+    Args:
+        train: samples "x", (n, d), and "weights", (n,) or None.
+        kept: the same of the held-out ones.
+        key: a random key.
+        progress: None, or called after each fit as `fit_flow` says.
+    """
+    # an error, by its name here
+    explicit_mesh_guard(whitening)("x", *thinned((train["x"], train["weights"])))
+    found: list[tuple[Flow, float]] = []
+
+    def take(flow: Flow, loss: float) -> None:
+        found.append((flow, loss))
+        if progress is not None:
+            flow, loss = min(found, key=lambda pair: pair[1])
+            progress(flow, 0, loss)
+
+    def take_mixture(selected: SelectedMixture) -> None:
+        map = GaussianMixtureMap.from_mixture(selected.mixture)
+        flow, loss = Flow(map, train["x"].shape[1]), float(selected.held_out)
+        take(flow, loss if kept["weights"] is None else loss_of(flow, kept))
+
+    if _suits_mixtures(train["x"]):
+        select_gaussian_mixture(
+            train["x"],
+            kept["x"],
+            key=key,
+            weights=train["weights"],
+            progress=take_mixture,
+        )
+    take(*_gaussianised(train, kept, key))
+    return min(found, key=lambda pair: pair[1])
+
+
+def _suits_mixtures(x: Array) -> bool:
+    """Whether some components may fill the space, and can be counted reliably."""
+    num, dim = x.shape
+    return dim <= _MOST_MIXED and num >= _LEAST_MIXED and x.is_fully_addressable
+
+
+def _gaussianised(train: dict, kept: dict, key: PRNGKeyArray) -> tuple[Flow, float]:
+    """The flow by `gaussianise`, and the same of it."""
+    part, shares = thinned((train["x"], train["weights"]))
+    solution = gaussianise(
+        part,
+        key=key,
+        num_steps=int(np.clip(_WORK / part.size, *_FIT_STEPS)),
+        directions=_directions(*part.shape),
+        weights=shares,
+        held_out=kept["x"],
+    )
+    flow = Flow(solution.map, part.shape[1])
+    if kept["weights"] is None:  # it was judged so: nothing to compile
+        return flow, float(np.nanmin(solution.stats["held_out"]))
+    return flow, loss_of(flow, kept)
+
+
+def loss_of(flow: Flow, kept: dict) -> float:
+    """The mean of -log p over the held-out samples."""
+    loss = eqx.filter_jit(explicit_mesh_guard(mean_loss))
+    return float(loss(flow, kept, jr.key(0)))  # the key is unused
+
+
+def _directions(num: int, dim: int) -> AbstractDirections | None:
+    """The defaults of the fit; random axes where they would take long to compile."""
+    return OrthonormalDirections() if num >= MANY and dim > MOST_RANDOM else None
