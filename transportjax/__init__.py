@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 from transportjax.apps import (
     colour_transfer as colour_transfer,
+    deflicker as deflicker,
     equalise as equalise,
 )
 from transportjax.flows import (

@@ -61,6 +61,11 @@ from .flows import (
     check_unconditional as check_unconditional,
     check_velocities as check_velocities,
 )
+from .frames import (
+    as_cuts as as_cuts,
+    check_frames as check_frames,
+    check_laws as check_laws,
+)
 from .interop import (
     as_event_shape as as_event_shape,
     check_leading_axes as check_leading_axes,

@@ -9,6 +9,14 @@ from .cdl import (
     read_cdl as read_cdl,
     write_cdl as write_cdl,
 )
+from .clips import (
+    DeflickerReport as DeflickerReport,
+    clip_frames as clip_frames,
+    deflicker_clip as deflicker_clip,
+    grade_clip as grade_clip,
+    is_clip as is_clip,
+    sample_clip as sample_clip,
+)
 from .colour import (
     colour_transfer as colour_transfer,
     fit_colour_map as fit_colour_map,
@@ -25,6 +33,21 @@ from .colour_map import (
 from .equalise import (
     equalise as equalise,
     fit_equaliser as fit_equaliser,
+)
+from .flicker import (
+    SteadyLaw as SteadyLaw,
+    deflicker as deflicker,
+    frame_curve as frame_curve,
+    frame_law as frame_law,
+    stack_laws as stack_laws,
+    steady_frame as steady_frame,
+    steady_law as steady_law,
+)
+from .flicker_curves import (
+    FrameLaw as FrameLaw,
+    find_cuts as find_cuts,
+    flicker_curve as flicker_curve,
+    steady_quantiles as steady_quantiles,
 )
 from .images import (
     Metadata as Metadata,
@@ -106,3 +129,9 @@ from .tables import (
     read_table as read_table,
     write_table as write_table,
 )
+from .video import (
+    VideoError as VideoError,
+    video_frames as video_frames,
+    video_rate as video_rate,
+)
+from .video_write import rewrite_video as rewrite_video

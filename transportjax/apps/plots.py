@@ -64,3 +64,30 @@ def _histograms(plot: Any, shown: np.ndarray) -> float:
         plot.stairs(share, edges * 255, color=colour, linewidth=1.2)
         heights.append(share)
     return 1.1 * float(np.quantile(np.concatenate(heights), 0.98)) + 1e-3
+
+
+def flicker_figure(
+    out: Any, before: np.ndarray, after: np.ndarray, cuts: np.ndarray
+) -> None:
+    """A figure of the brightness of the frames of a clip, before and after.
+
+    Args:
+        out: name of a file, or a binary file to write PNG to.
+        before: mean luma of each frame, (t,), 1 is white.
+        after: the same after the removal of flicker.
+        cuts: numbers of the frames that begin a shot.
+    """
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(11, 3.6), layout="constrained")
+    plot = figure.subplots()
+    for cut in cuts:
+        plot.axvline(cut - 0.5, color="#999999", linestyle=":", linewidth=1)
+    plot.plot(255 * before, color=_COLOURS[0], linewidth=1, label="before")
+    plot.plot(255 * after, color=_COLOURS[2], linewidth=1.8, label="after")
+    plot.set_xlabel("frame")
+    plot.set_ylabel("mean luma, 8-bit steps")
+    plot.set_xlim(-0.5, len(before) - 0.5)
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.legend(loc="best", frameon=False, ncols=2)
+    figure.savefig(out, dpi=110, format="png")

@@ -5,11 +5,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from . import register
+from . import clips, register
 from .options import (
     Report,
     UsageError,
     add_output,
+    add_video,
     check_outputs,
     integer_type,
     number_type,
@@ -23,6 +24,7 @@ examples:
   transportjax colour a.png b.png -o c.png --save-map grade.tjx --cube grade.cube
   transportjax colour a.png b.png -o c.png --method cdl --cdl grade.cdl
   transportjax colour raw.png graded.png -o c.png --method l2 --pairs --cube look.cube
+  transportjax colour clip.mp4 sunset.jpg -o graded.mp4
 """
 
 
@@ -35,8 +37,9 @@ def add_commands(commands: Any) -> None:
 def _add_colour(commands: Any) -> None:
     parser = commands.add_parser(
         "colour",
-        help="give a picture the colours of another",
-        description="Give the picture SOURCE the colours of the picture PALETTE.",
+        help="give a picture, or a video, the colours of another",
+        description="Give the picture SOURCE the colours of the picture PALETTE. Of a "
+        "video, or a folder of frames, all frames are changed by one map.",
         epilog=_COLOUR_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -96,15 +99,16 @@ def _add_colour(commands: Any) -> None:
         help="export the ten numbers of --method cdl: .cdl, .ccc or .cc",
     )
     add("--figure", metavar="FILE", type=pathlib.Path, help="before and after, as PNG")
+    add_video(parser)
 
 
 def _add_apply(commands: Any) -> None:
     parser = commands.add_parser(
         "apply",
-        help="use a saved map, a .cube table, or a CDL, on a picture or a shape",
-        description="Use the map MAP on a picture: a file from --save-map, a .cube "
-        "table, or a colour decision (.cdl, .ccc, .cc). Or on a shape (.csv, .txt, "
-        ".npy, .ply, .obj): a map that `register` saved.",
+        help="use a saved map, a .cube table, or a CDL, on a picture, video or shape",
+        description="Use the map MAP on a picture, a video, or a folder of frames: a "
+        "file from --save-map, a .cube table, or a colour decision (.cdl, .ccc, .cc). "
+        "Or on a shape (.csv, .txt, .npy, .ply, .obj): a map that `register` saved.",
     )
     parser.set_defaults(run=_apply)
     parser.add_argument("map", metavar="MAP", type=pathlib.Path)
@@ -113,6 +117,7 @@ def _add_apply(commands: Any) -> None:
     parser.add_argument(
         "--mask", type=pathlib.Path, help="grey picture: where to change the source"
     )
+    add_video(parser)
 
 
 def _colour(arguments: argparse.Namespace) -> None:
@@ -133,6 +138,9 @@ def _colour(arguments: argparse.Namespace) -> None:
         arguments.mask,
         arguments.palette_mask,
     )
+    if clips.is_clip(arguments.source):
+        clips.colour(arguments, outputs, inputs)
+        return
     check_outputs(outputs, inputs, arguments.force)
     say = Report(arguments.quiet)
     source, palette = read(arguments.source, say), read(arguments.palette, say)
@@ -193,23 +201,31 @@ def _check_options(arguments: argparse.Namespace, suffixes: Sequence[str]) -> No
         raise UsageError(f"{arguments.cdl}: must end in {', '.join(suffixes)}")
 
 
-def _apply(arguments: argparse.Namespace) -> None:
+def _read_map(path: pathlib.Path) -> Any:
+    """The map of colours in a file of any of the kinds."""
     from transportjax.apps import cdl, colour_map, lut
+
+    suffix = path.suffix.lower()
+    if suffix == ".cube":
+        return lut.read_cube(path)
+    if suffix in cdl.SUFFIXES:
+        return cdl.as_colour_map(cdl.read_cdl(path))
+    return colour_map.load_colour_map(path)
+
+
+def _apply(arguments: argparse.Namespace) -> None:
     from transportjax.apps.shapes import is_shape_name
 
     inputs = (arguments.map, arguments.source, arguments.mask)
+    if clips.is_clip(arguments.source):
+        clips.apply(arguments, _read_map(arguments.map), inputs)
+        return
     check_outputs((arguments.output,), inputs, arguments.force)
     if is_shape_name(arguments.source):
         register.apply(arguments)
         return
     say = Report(arguments.quiet)
-    suffix = arguments.map.suffix.lower()
-    if suffix == ".cube":
-        fitted = lut.read_cube(arguments.map)
-    elif suffix in cdl.SUFFIXES:
-        fitted = cdl.as_colour_map(cdl.read_cdl(arguments.map))
-    else:
-        fitted = colour_map.load_colour_map(arguments.map)
+    fitted = _read_map(arguments.map)
     source = read(arguments.source, say)
     mask = read_mask(arguments.mask, source)
     with say.timed("transfer"):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import colour, equalise, palette, register, sample
+from . import colour, deflicker, equalise, palette, register, sample
 from .options import UsageError
 
 EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT, EXIT_INTERRUPTED = 2, 3, 4, 130
@@ -87,6 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
     colour.add_commands(commands)
     palette.add_commands(commands)
     equalise.add_commands(commands)
+    deflicker.add_commands(commands)
     register.add_commands(commands)
     sample.add_commands(commands)
     return parser

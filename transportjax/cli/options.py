@@ -5,6 +5,7 @@ import contextlib
 import math
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,6 +26,20 @@ def add_output(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
         nargs="?",
         const=1.0,
         help="restore the grain of the source; larger keeps more (1 if not given)",
+    )
+
+
+def add_video(parser: argparse.ArgumentParser) -> None:
+    """The options of the commands that write videos."""
+    parser.add_argument(
+        "--lossless",
+        action="store_true",
+        help="a video without any loss: FFV1, OUT must end in .mkv",
+    )
+    parser.add_argument(
+        "--crf",
+        type=number_type(0.0, 51.0),
+        help="quality of a video, less is better (default: 16 for H.264, 18 for HEVC)",
     )
 
 
@@ -119,6 +134,14 @@ class Report:
         yield
         taken = time.perf_counter() - start
         self._seconds[name] = self._seconds.get(name, 0) + taken
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """Tells on a terminal, on one line that is written over, how far it is."""
+        if self._quiet or not sys.stderr.isatty():
+            return
+        of = f" of {total}" if total else ""
+        end = "\n" if done == total else ""
+        print(f"\r{what}: frame {done}{of} ", end=end, file=sys.stderr, flush=True)
 
     def times(self) -> None:
         """Prints all times, on one line."""
