@@ -28,15 +28,14 @@ from .flicker_curves import (
 from .picture import to_unit, white
 
 CELLS = (6, 8)  # of the local variant: rows and columns
-MOST_RATIO = 3.0  # by which colours are scaled; the rest of a change is grey
 _LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # ITU-R BT.709, encoded values
 _NUM_LEVELS = 64  # of a quantile function
-_NUM_CODES = 1024  # of a luma that is no integer
+_NUM_CODES = 1024  # of a luma that is no integer, in its histogram
+_NUM_FINE = 4096  # of values that are moved, unless they are bytes
 _MOST_PIXELS = 1 << 18  # that a law is measured on
 _THUMBNAIL = (16, 16)
 _PARTS = 4  # of the thumbnail with cells, along each side of one
 _FEWEST = 64  # pixels of a block that has a law of its own
-_LEAST_LUMA = 1e-4  # below it a ratio of brightness means nothing
 
 
 class SteadyLaw(NamedTuple):
@@ -72,9 +71,10 @@ def deflicker(
     contrast, and any other change of all brightness together are undone. Slow changes
     such as fades stay. Averages never reach across shot cuts.
 
-    Brightness is the luma of Rec. 709 of encoded values. Colours are scaled with it,
-    as a change of exposure does, which keeps hue and saturation; where a colour would
-    leave [0, 1] it is drawn towards the grey of its new luma.
+    Brightness is the luma of Rec. 709 of encoded values. All channels are moved by its
+    function, as they were by the change of light, exposure or print that it undoes:
+    colours come back with their saturation, greys stay grey, and no value leaves
+    [0, 1].
 
     Args:
         frames: (t, h, w) or (t, h, w, c), c = 1 or 3, or 2 or 4 with alpha; uint8,
@@ -149,7 +149,7 @@ def frame_law(
     luma = _luma(to_unit(pixels[thin]))
     finite = np.isfinite(luma)
     valid = finite if valid is None else finite & valid[thin]
-    return law_of_codes(_codes(luma), _NUM_CODES, cells=cells, valid=valid)
+    return law_of_codes(_codes(luma, _NUM_CODES), _NUM_CODES, cells=cells, valid=valid)
 
 
 def law_of_codes(
@@ -281,24 +281,34 @@ def steady_frame(frame: Any, curve: Any) -> Any:
         curve: from `frame_curve`.
 
     Returns:
-        An array like `frame`; a copy of it where the curve is zero.
+        An array like `frame`.
     """
     pixels, alpha = split_alpha("frame", frame)
-    if not np.any(curve):
-        return join_alpha(pixels.copy(), alpha, frame)
-    codes = _codes(_luma(to_unit(pixels)))
-    moved = luma_change(codes, _NUM_CODES, np.asarray(curve))
-    out = np.asarray(_recoloured(pixels, moved, white(pixels.dtype)))
+    num_codes = 256 if pixels.dtype == np.uint8 else _NUM_FINE
+    curve, unit = np.asarray(curve), to_unit(pixels)
+
+    def change(values: np.ndarray) -> np.ndarray:
+        return luma_change(_codes(values, num_codes), num_codes, curve)
+
+    moved = np.stack([change(unit[..., i]) for i in range(unit.shape[-1])], axis=-1)
+    luma = _luma(unit)
+    # where the function bends, its mean over the channels is not that of their mean
+    moved += (change(luma) - _luma(moved))[..., None]
+    # what was outside of [0, 1], as floats may be, stays there
+    most = white(pixels.dtype)
+    x = pixels.astype(np.float32) if pixels.dtype.kind == "u" else pixels
+    out = np.clip(x + most * moved, np.minimum(x, 0), np.maximum(x, most))
+    out = np.rint(out) if pixels.dtype.kind == "u" else out
     return join_alpha(out.astype(pixels.dtype), alpha, frame)
 
 
 def luma_change(
     codes: np.ndarray, num_codes: int, curve: np.ndarray
 ) -> Float[np.ndarray, "h w"]:
-    """How far the luma of each pixel moves, in units of white.
+    """How far the value of each pixel moves, in units of white.
 
     Args:
-        codes: luma in integers, 0 for black to `num_codes` - 1 for white, (h, w).
+        codes: values in integers, 0 for black to `num_codes` - 1 for white, (h, w).
         num_codes: at most some thousands.
         curve: from `frame_curve`; those of blocks are blended bilinearly.
     """
@@ -338,35 +348,7 @@ def _luma(pixels: np.ndarray) -> np.ndarray:
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels @ _LUMA
 
 
-def _codes(luma: np.ndarray) -> np.ndarray:
+def _codes(values: np.ndarray, num_codes: int) -> np.ndarray:
     with np.errstate(invalid="ignore"):
-        scaled = np.nan_to_num(luma * np.float32(_NUM_CODES - 1))
-    return np.clip(np.rint(scaled), 0, _NUM_CODES - 1).astype(np.int32)
-
-
-@functools.partial(jax.jit, static_argnames="scale")
-def _recoloured(pixels: Array, moved: Array, scale: int) -> Array:
-    """Colours scaled with their luma, and none that leaves [0, 1]."""
-    stored = pixels.dtype
-    x = pixels.astype(jnp.float32) / scale
-    channels = [x[..., i] for i in range(x.shape[-1])]
-    weights = _LUMA if len(channels) == 3 else np.ones(1, np.float32)
-    luma = sum(float(w) * c for w, c in zip(weights, channels, strict=True))
-    ratio = 1 + moved / jnp.maximum(luma, _LEAST_LUMA)
-    ratio = jnp.clip(ratio, 1 / MOST_RATIO, MOST_RATIO)
-    after = luma + moved
-    scaled = [ratio * c + (after - ratio * luma) for c in channels]
-    high, low = (functools.reduce(f, scaled) for f in (jnp.maximum, jnp.minimum))
-    # what was outside of [0, 1], as floats may be, may stay there
-    most, least = (functools.reduce(f, channels) for f in (jnp.maximum, jnp.minimum))
-    most, least = jnp.maximum(most, 1), jnp.minimum(least, 0)
-    over, under = high - after, after - low
-    share = jnp.minimum(
-        jnp.where(high > most, (most - after) / jnp.where(over > 0, over, 1), 1),
-        jnp.where(low < least, (after - least) / jnp.where(under > 0, under, 1), 1),
-    )
-    share = jnp.clip(share, 0, 1)
-    out = jnp.stack([after + share * (c - after) for c in scaled], axis=-1)
-    if not jnp.issubdtype(stored, jnp.integer):
-        return out
-    return jnp.rint(jnp.clip(out, 0, 1) * scale).astype(stored)
+        scaled = np.nan_to_num(values * np.float32(num_codes - 1))
+    return np.clip(np.rint(scaled), 0, num_codes - 1).astype(np.int32)

@@ -8,8 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .flicker import MOST_RATIO, law_of_codes, luma_change, thinned
+from .flicker import law_of_codes, luma_change, thinned
 from .flicker_curves import FrameLaw
+
+# (blue - luma) / Cb and (red - luma) / Cr: 1.86 and 1.57 for Rec. 709, 1.77 and 1.40
+# for Rec. 601, 1.88 and 1.47 for Rec. 2020; the result hardly depends on them
+_FACTORS = (1.85, 1.5)
 
 
 class Planes(NamedTuple):
@@ -45,9 +49,8 @@ def planes_law(
 def steady_planes(frame: Planes, curve: np.ndarray) -> Planes:
     """A frame after the change of brightness that a curve tells of.
 
-    Chroma is scaled with the luma, which keeps hue and saturation as `steady_frame`
-    does; colours that no screen can show are left to the player. Luma below black or
-    above white moves as black or white does.
+    Red and blue are moved by the function that moves luma, as `steady_frame` moves all
+    channels. Luma below black or above white moves as black or white does.
 
     Args:
         frame: of any depth.
@@ -59,42 +62,46 @@ def steady_planes(frame: Planes, curve: np.ndarray) -> Planes:
     if not np.any(curve):
         return frame
     most = (1 << frame.depth) - 1
-    span = frame.white - frame.black
-    if curve.ndim == 1:  # one table does it
-        codes = np.arange(most + 1)
-        place = np.clip((codes - frame.black) / span, 0, 1) * (len(curve) - 1)
-        moved = span * np.interp(place, np.arange(len(curve)), curve)
-        table = np.clip(np.rint(codes + moved), 0, most).astype(frame.luma.dtype)
-        luma = _looked_up(table, frame.luma)
+    if curve.ndim == 1 and frame.luma.dtype == np.uint8:  # one table does it
+        codes = np.arange(most + 1)[None]
+        table = np.clip(np.rint(codes + _moved(codes, frame, curve)), 0, most)
+        # six times as fast as indexing
+        looked_up = frame.luma.tobytes().translate(table.astype(np.uint8).tobytes())
+        luma = np.frombuffer(looked_up, np.uint8).reshape(frame.luma.shape)
     else:
-        inside = np.clip(frame.luma, frame.black, frame.white) - frame.black
-        shift = max(0, int(span).bit_length() - 12)
-        moved = luma_change(inside >> shift, (span >> shift) + 1, curve)
-        moved *= np.float32(span)
-        luma = np.clip(np.rint(frame.luma + moved), 0, most).astype(frame.luma.dtype)
-    chroma = tuple(_scaled(plane, frame, luma) for plane in frame.chroma)
+        luma = np.rint(frame.luma + _moved(frame.luma, frame, curve))
+        luma = np.clip(luma, 0, most).astype(frame.luma.dtype)
+    chroma = tuple(
+        _steady_chroma(plane, frame, curve, factor)
+        for plane, factor in zip(frame.chroma, _FACTORS, strict=False)
+    )
     return frame._replace(luma=luma, chroma=chroma)
 
 
-def _looked_up(table: np.ndarray, plane: np.ndarray) -> np.ndarray:
-    if plane.dtype == np.uint8:  # six times as fast as indexing
-        moved = plane.tobytes().translate(table.tobytes())
-        return np.frombuffer(moved, np.uint8).reshape(plane.shape)
-    return table[plane]
+def _moved(codes: np.ndarray, frame: Planes, curve: np.ndarray) -> np.ndarray:
+    """How far values of luma, red or blue move, in units of the stored luma."""
+    span = frame.white - frame.black
+    inside = (np.clip(codes, frame.black, frame.white) - frame.black).astype(np.int32)
+    shift = max(0, int(span).bit_length() - 12)
+    moved = luma_change(inside >> shift, (span >> shift) + 1, curve)
+    return moved * np.float32(span)
 
 
-def _scaled(chroma: np.ndarray, frame: Planes, luma: np.ndarray) -> np.ndarray:
-    """A plane of chroma, scaled by the ratio of the luma after and before."""
+def _steady_chroma(
+    chroma: np.ndarray, frame: Planes, curve: np.ndarray, factor: float
+) -> np.ndarray:
+    """Chroma c is (x - y) / factor of a channel x and luma y: both move."""
     height, width = chroma.shape
     down, across = (
-        -(-full // part) for full, part in zip(luma.shape, chroma.shape, strict=True)
+        -(-full // part)
+        for full, part in zip(frame.luma.shape, chroma.shape, strict=True)
     )
-    black = np.float32(frame.black)
-    before, after = (
-        plane[::down, ::across][:height, :width] - black for plane in (frame.luma, luma)
-    )
-    ratio = np.maximum(after, 1) / np.maximum(before, 1)
-    ratio = np.clip(ratio, 1 / MOST_RATIO, MOST_RATIO)
+    luma = frame.luma[::down, ::across][:height, :width].astype(np.float32)
     neutral = np.float32(1 << (frame.depth - 1))
-    scaled = np.rint(neutral + ratio * (chroma - neutral))
-    return np.clip(scaled, 0, (1 << frame.depth) - 1).astype(chroma.dtype)
+    # the range of chroma is 224 / 219 of that of luma, unless both are full
+    span = 219 / 224 if frame.black else 1.0
+    factor = np.float32(factor * span)
+    channel = luma + factor * (chroma - neutral)
+    moved = _moved(np.rint(channel), frame, curve) - _moved(luma, frame, curve)
+    out = np.rint(chroma + moved / factor)
+    return np.clip(out, 0, (1 << frame.depth) - 1).astype(chroma.dtype)
