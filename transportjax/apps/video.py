@@ -27,6 +27,8 @@ _SUFFIXES = (
 _PLANAR = re.compile(r"(yuvj?4\d\dp|gray)(\d\d?le)?$")
 _MOST_PIXELS = 1 << 27  # of a frame
 FULL_RANGE = 2  # FFmpeg's AVCOL_RANGE_JPEG
+# of swscale: bicubic, chroma for each pixel, and rounding, else a copy gets darker
+CONVERSION = 0x4 | 0x2000 | 0x4000 | 0x40000
 
 
 class VideoError(ValueError):
@@ -231,7 +233,8 @@ def pixels_of(frame: Any) -> np.ndarray:
     if frame.format.name == name:
         return frame.to_ndarray()
     space = {} if frame.format.is_rgb else {"src_colorspace": matrix_of(frame)}
-    return frame.reformat(format=name, **space).to_ndarray()
+    converted = frame.reformat(format=name, interpolation=CONVERSION, **space)
+    return converted.to_ndarray()
 
 
 def matrix_of(frame: Any) -> str:

@@ -12,6 +12,7 @@ from transportjax._checks import check_number
 from transportjax._files import atomic_write
 
 from .video import (
+    CONVERSION,
     FULL_RANGE,
     VideoError,
     decoded,
@@ -122,7 +123,6 @@ def _first_frame(source: str | os.PathLike[str]) -> Any:
 
 def _encoding(
     first: Any,
-    path: pathlib.Path,
     rgb: bool,
     lossless: bool,
     quality: int | float | None,
@@ -278,7 +278,7 @@ def _changed(
         name = frame.format.name.replace("yuvj", "yuv")
         if name == pixel_format or frame.format.name == pixel_format:
             return new
-        return new.reformat(format=pixel_format)
+        return new.reformat(format=pixel_format, interpolation=CONVERSION)
     pixels = np.ascontiguousarray(change(number, pixels_of(frame)))
     name = "rgb24" if pixels.dtype == np.uint8 else "rgb48le"
     new = av.VideoFrame.from_ndarray(pixels, format=name)
@@ -287,6 +287,7 @@ def _changed(
     full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
     new = new.reformat(
         format=pixel_format,
+        interpolation=CONVERSION,
         dst_colorspace=matrix_of(frame),
         dst_color_range="JPEG" if full else "MPEG",
     )
