@@ -55,9 +55,7 @@ def is_clip(path: str | os.PathLike[str]) -> bool:
     return os.path.isdir(path) or is_video_name(path)
 
 
-def clip_frames(
-    path: str | os.PathLike[str], *, rgb: bool = True
-) -> Iterator[np.ndarray | Planes]:
+def clip_frames(path: str | os.PathLike[str], *, rgb: bool = True) -> Iterator[Any]:
     """The frames of a clip, one after another.
 
     Args:
@@ -159,7 +157,8 @@ def deflicker_clip(
         return new
 
     notes = _rewrite(source, path, change, False, lossless, quality, overwrite)
-    return DeflickerReport(law.whole.mean(axis=1), after, steady.cuts, notes)
+    before = np.asarray(law.whole).mean(axis=1)
+    return DeflickerReport(before, after, steady.cuts, notes)
 
 
 def _law(frame: Any, cells: tuple[int, int] | None, mask: Any) -> FrameLaw:

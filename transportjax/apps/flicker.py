@@ -50,7 +50,7 @@ class SteadyLaw(NamedTuple):
 
     law: FrameLaw
     target: FrameLaw
-    reliability: Float[Array, "t y x"]
+    reliability: Float[Array | np.ndarray, "t y x"]
     cuts: np.ndarray
 
 

@@ -35,9 +35,9 @@ class FrameLaw(NamedTuple):
         thumbnail: means of small parts, to tell a change of light from one of content.
     """
 
-    whole: Float[Array, "*t k"]
-    blocks: Float[Array, "*t y x k"]
-    thumbnail: Float[Array, "*t v u"]
+    whole: Float[Array | np.ndarray, "*t k"]
+    blocks: Float[Array | np.ndarray, "*t y x k"]
+    thumbnail: Float[Array | np.ndarray, "*t v u"]
 
 
 def find_cuts(law: FrameLaw, *, threshold: ArrayLike = 0.02) -> np.ndarray:
@@ -84,7 +84,7 @@ def _changes(
 
 
 def steady_quantiles(
-    quantiles: ArrayLike, *, window: ArrayLike = 17, cuts: Sequence[int] | np.ndarray
+    quantiles: ArrayLike, *, window: int | float = 17, cuts: Sequence[int] | np.ndarray
 ) -> Float[Array, "t *b k"]:
     """Quantile functions averaged in time, within each shot.
 
@@ -311,19 +311,24 @@ def block_curves(
     check_number("strength", strength, 0, 1)
     check_number("max_slope", max_slope, 1)
     numbers = (jnp.asarray(x, jnp.float32) for x in (strength, max_slope))
-    return _block_curves(law, target, jnp.asarray(reliability), *numbers)
+    laws = (law.whole, target.whole, law.blocks, target.blocks, reliability)
+    return _block_curves(*map(jnp.asarray, laws), *numbers)
 
 
 @jax.jit
 def _block_curves(
-    law: FrameLaw, target: FrameLaw, reliability: Array, strength: Array, slope: Array
+    quantiles: Array,
+    targets: Array,
+    blocks: Array,
+    block_targets: Array,
+    reliability: Array,
+    strength: Array,
+    slope: Array,
 ) -> Array:
-    whole = _limited(
-        _smooth(law.whole, target.whole)[0], law.whole, target.whole, slope
-    )
-    own, mass = _smooth(law.blocks, target.blocks)
+    whole = _limited(_smooth(quantiles, targets)[0], quantiles, targets, slope)
+    own, mass = _smooth(blocks, block_targets)
     shape = own.shape
-    own = _limited(own, law.blocks, target.blocks, slope)
+    own = _limited(own, blocks, block_targets, slope)
     apart = (own - jnp.broadcast_to(whole, shape)) * mass**2 / (mass**2 + _FEW**2)
     trust = jnp.broadcast_to(reliability[..., None], shape)
     around = _spread(trust * apart) / (_spread(trust) + 0.05)

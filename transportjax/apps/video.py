@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -113,7 +113,7 @@ def decoded(
     container: Any,
     stream: Any,
     other: Callable[[Any], None] | None = None,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """The frames of a stream in the order in which they are shown, as PyAV has them.
 
     Args:

@@ -100,8 +100,8 @@ def _steady_chroma(
     neutral = np.float32(1 << (frame.depth - 1))
     # the range of chroma is 224 / 219 of that of luma, unless both are full
     span = 219 / 224 if frame.black else 1.0
-    factor = np.float32(factor * span)
-    channel = luma + factor * (chroma - neutral)
+    slope = np.float32(factor * span)
+    channel = luma + slope * (chroma - neutral)
     moved = _moved(np.rint(channel), frame, curve) - _moved(luma, frame, curve)
-    out = np.rint(chroma + moved / factor)
+    out = np.rint(chroma + moved / slope)
     return np.clip(out, 0, (1 << frame.depth) - 1).astype(chroma.dtype)
