@@ -104,10 +104,10 @@ def deflicker(
         >>> ramp = np.linspace(0.1, 0.7, 64 * 48).reshape(48, 64)
         >>> flickering = np.stack([ramp * gain for gain in (1, 1.2) * 6])
         >>> steady = tj.deflicker(flickering)
-        >>> print(np.ptp(flickering.mean((1, 2))).round(3))
+        >>> for clip in (flickering, steady):
+        ...     print(abs(np.diff(clip.mean((1, 2)))).max().round(2))
         0.08
-        >>> print(np.ptp(steady.mean((1, 2))[3:9]) < 0.004)
-        True
+        0.0
 
     References:
         Pitie, Dahyot, Kelly and Kokaram, 2004, "A new robust technique for stabilizing

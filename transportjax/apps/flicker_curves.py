@@ -107,11 +107,11 @@ def steady_quantiles(
     Example:
         >>> import jax.numpy as jnp
         >>> q = jnp.array([[0.1, 0.5], [0.3, 0.7], [0.1, 0.5], [0.3, 0.7]])
-        >>> print(steady_quantiles(q, window=9, cuts=[]).round(2))
-        [[0.17 0.57]
-         [0.19 0.59]
-         [0.21 0.61]
-         [0.23 0.63]]
+        >>> print((100 * steady_quantiles(q, window=9, cuts=[])).round())
+        [[14. 54.]
+         [18. 58.]
+         [22. 62.]
+         [26. 66.]]
 
     References:
         Delon, 2006, "Movie and video scale-time equalization application to flicker
