@@ -92,7 +92,12 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[Any]:
         raise VideoError(f"{shown}: is empty")
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
     with open(shown, "rb"), naming_video(shown, "read as a video"):
-        container = av.open("file:" + os.path.abspath(shown), options=options)
+        try:
+            container = av.open("file:" + os.path.abspath(shown), options=options)
+        except (av.error.ArgumentError, av.error.InvalidDataError) as error:
+            raise VideoError(
+                "cannot be read as a video: it is of another kind, or damaged"
+            ) from error
     with container:
         stream = container.streams.best("video")  # no picture of a cover
         if stream is None:

@@ -134,7 +134,8 @@ def _encoding(
         notes.append("its transparency was dropped")
     if first.interlaced_frame:
         notes.append("it is interlaced; both fields are kept in each frame")
-    kinds = {str(data.type).rsplit(".", 1)[-1] for data in first.side_data}
+    # until PyAV 18 these are the data, from 19 on their types
+    kinds = {getattr(data, "type", data).name for data in first.side_data}
     if kinds & {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"}:
         notes.append("the brightness of its HDR mastering display was dropped")
     by_planes = not rgb and planes_of(first) is not None
