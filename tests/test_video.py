@@ -72,11 +72,17 @@ def test_times_audio_rotation_tags_and_texts_are_kept(tmp_path):
         out = tmp_path / name
         assert rewrite_video(source, out, same) == ()
         assert packets(out, "audio")[1] == packets(source, "audio")[1]
-        for kind in ("audio", "video"):
-            before, after = (np.array(packets(p, kind)[0]) for p in (source, out))
-            # Matroska knows milliseconds, and no times below zero
-            shift = 0 if name != "out.mkv" else 1024 / 44100
-            assert np.abs(after - before - shift).max() < 1e-3
+        moved = np.concatenate(
+            [
+                np.array(packets(out, kind)[0]) - packets(source, kind)[0]
+                for kind in ("audio", "video")
+            ]
+        )
+        # Matroska counts milliseconds, and that of older FFmpeg no times below zero,
+        # where this sound begins: all is moved by that
+        most = 1.1e-3 if name == "out.mkv" else 1e-4
+        assert np.ptp(moved) < most
+        assert moved.max() < (1024 / 44100 if name == "out.mkv" else 0) + most
         with av.open(str(source)) as one, av.open(str(out)) as two:
             first, second = one.streams.video[0], two.streams.video[0]
             assert second.sample_aspect_ratio == Fraction(4, 3)
