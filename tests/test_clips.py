@@ -180,7 +180,7 @@ def test_the_sample_is_of_the_whole_clip(there):
         (4, "is an input", ("clip.mp4", "-o", "clip.mp4")),
         (4, "no/o.mp4", ("clip.mp4", "-o", "no/o.mp4")),
         (4, "is a folder", ("clip.mp4", "-o", "frames")),
-        (2, "go into a folder", ("frames", "-o", "o.mp4")),
+        (4, "go into a folder", ("frames", "-o", "o.mp4")),
         (2, "are for videos", ("frames", "-o", "o", "--lossless")),
         (4, "is an input", ("frames", "-o", "frames", "--force")),
         (4, "not empty", ("frames", "-o", "full")),

@@ -31,7 +31,9 @@ def check_clip_outputs(
         video_write.check_video_output(clip, lossless=arguments.lossless)
         return
     if clip.suffix and not clip.is_dir():
-        raise UsageError(f"{clip}: frames of a folder go into a folder, not a file")
+        raise NotADirectoryError(
+            f"{clip}: frames of a folder go into a folder, not a file"
+        )
     if arguments.lossless or arguments.crf is not None:
         raise UsageError("--lossless and --crf are for videos")
     if clip.resolve() == arguments.source.resolve():
