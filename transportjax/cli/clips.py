@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .options import Report, UsageError, check_outputs
-from .pictures import read, read_mask
+from .pictures import export, read, read_mask
 
 
 def is_clip(path: pathlib.Path) -> bool:
@@ -83,16 +83,18 @@ def colour(
             palette_mask=palette_mask,
         )
     _grade(arguments, fitted, mask, say)
-    from .pictures import export
-
     export(arguments, fitted, Picture(sample), say)
     if arguments.cdl:
         cdl.write_cdl(arguments.cdl, fitted.map)
     if arguments.figure:
         first = next(clips.clip_frames(arguments.source))
-        moved = apply_colour_map(fitted, first, mask=mask)
+        shown = {
+            "first frame": first,
+            "palette": palette.pixels,
+            "result": apply_colour_map(fitted, first, mask=mask),
+        }
         with atomic_write(arguments.figure) as file:
-            plots.comparison_figure(file, first, palette.pixels, moved)
+            plots.comparison_figure(file, shown)
     before, after = (
         fitting.palette_distance(pixels, palette.pixels, palette_mask=palette_mask)
         for pixels in (sample, apply_colour_map(fitted, sample))
