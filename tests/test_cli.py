@@ -174,6 +174,11 @@ def _bomb(path):
                 "mask.png",
             ),
         ),
+        (
+            3,
+            "is grey",
+            ("colour", "mask.png", "mask.png", *"-o o.png --cube c".split()),
+        ),
         (3, "text.png", ("apply", "text.png", "source.png", "-o", "o.png")),
         (3, "empty.cube", ("apply", "empty.cube", "source.png", "-o", "o.png")),
         (4, "absent.map", ("apply", "absent.map", "source.png", "-o", "o.png")),

@@ -15,7 +15,15 @@ from .options import (
     integer_type,
     number_type,
 )
-from .pictures import add_exports, export, graded, read, read_mask, write
+from .pictures import (
+    add_exports,
+    check_cube,
+    export,
+    graded,
+    read,
+    read_mask,
+    write,
+)
 
 _COLOUR_EPILOG = """\
 examples:
@@ -144,6 +152,7 @@ def _colour(arguments: argparse.Namespace) -> None:
     check_outputs(outputs, inputs, arguments.force)
     say = Report(arguments.quiet)
     source, palette = read(arguments.source, say), read(arguments.palette, say)
+    check_cube(arguments, source)
     mask = read_mask(arguments.mask, source)
     palette_mask = read_mask(arguments.palette_mask, palette)
     with say.timed("transfer"):

@@ -14,7 +14,7 @@ from .options import (
     naming,
     number_type,
 )
-from .pictures import add_exports, export, read, read_mask, write
+from .pictures import add_exports, check_cube, export, read, read_mask, write
 
 _EPILOG = """\
 examples:
@@ -92,8 +92,7 @@ def _equalise(arguments: argparse.Namespace) -> None:
     check_outputs(outputs, (arguments.source, arguments.mask), arguments.force)
     say = Report(arguments.quiet)
     source = read(arguments.source, say)
-    if arguments.cube and source.pixels.shape[-1] == 1:
-        raise ValueError(f"{arguments.source}: is grey; --cube is for colour pictures")
+    check_cube(arguments, source)
     mask = read_mask(arguments.mask, source)
     options = {
         "limit": arguments.limit,

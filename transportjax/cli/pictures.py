@@ -41,6 +41,12 @@ def export(
         )
 
 
+def check_cube(arguments: argparse.Namespace, source: Any) -> None:
+    """Refuses a table for a grey picture, before anything is written."""
+    if arguments.cube and source.pixels.shape[-1] == 1:
+        raise ValueError(f"{arguments.source}: is grey; --cube is for colour pictures")
+
+
 def graded(fitted: Any, source: Any, mask: Any, smoothness: float | None) -> Any:
     """The pixels of `source` after the map; its grain restored, if asked for."""
     from transportjax.apps import colour, colour_map
