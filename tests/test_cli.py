@@ -177,7 +177,7 @@ def _bomb(path):
         (
             3,
             "is grey",
-            ("colour", "mask.png", "mask.png", *"-o o.png --cube c".split()),
+            ("colour", "mask.png", "mask.png", *["-o", "o.png", "--cube", "c"]),
         ),
         (3, "text.png", ("apply", "text.png", "source.png", "-o", "o.png")),
         (3, "empty.cube", ("apply", "empty.cube", "source.png", "-o", "o.png")),
