@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from transportjax._sharding import explicit_mesh_guard
-from transportjax.maps import GaussianMixtureMap
+from transportjax.maps import Chain, GaussianMixtureMap
 from transportjax.mixtures import SelectedMixture, select_gaussian_mixture
 from transportjax.sliced import AbstractDirections, OrthonormalDirections
 from transportjax.solvers import gaussianise
@@ -36,8 +36,9 @@ def first_fit(
         key: a random key.
         progress: None, or called after each fit as `fit_flow` says.
     """
+    part, shares = thinned((train["x"], train["weights"]))
     # an error, by its name here
-    explicit_mesh_guard(whitening)("x", *thinned((train["x"], train["weights"])))
+    whiten = explicit_mesh_guard(whitening)("x", part, shares)
     found: list[tuple[Flow, float]] = []
 
     def take(flow: Flow, loss: float) -> None:
@@ -47,19 +48,25 @@ def first_fit(
             progress(flow, 0, loss)
 
     def take_mixture(selected: SelectedMixture) -> None:
-        map = GaussianMixtureMap.from_mixture(selected.mixture)
-        flow, loss = Flow(map, train["x"].shape[1]), float(selected.held_out)
+        map = Chain((whiten, GaussianMixtureMap.from_mixture(selected.mixture)))
+        flow, loss = Flow(map, part.shape[1]), float(selected.held_out) - log_det
         take(flow, loss if kept["weights"] is None else loss_of(flow, kept))
 
-    if _suits_mixtures(train["x"]):
+    if _suits_mixtures(part):
+        matrix = np.asarray(whiten.matrix, np.float64)
+        log_det = np.linalg.slogdet(matrix)[1]
+        points, others = (
+            np.asarray(x, np.float64) @ matrix.T + np.asarray(whiten.offset, np.float64)
+            for x in (part, kept["x"])
+        )
         select_gaussian_mixture(
-            train["x"],
-            kept["x"],
+            points.astype(part.dtype),
+            others.astype(part.dtype),
             key=key,
-            weights=train["weights"],
+            weights=shares,
             progress=take_mixture,
         )
-    take(*_gaussianised(train, kept, key))
+    take(*_gaussianised(part, shares, kept, key))
     return min(found, key=lambda pair: pair[1])
 
 
@@ -69,9 +76,10 @@ def _suits_mixtures(x: Array) -> bool:
     return dim <= _MOST_MIXED and num >= _LEAST_MIXED and x.is_fully_addressable
 
 
-def _gaussianised(train: dict, kept: dict, key: PRNGKeyArray) -> tuple[Flow, float]:
+def _gaussianised(
+    part: Array, shares: Array | None, kept: dict, key: PRNGKeyArray
+) -> tuple[Flow, float]:
     """The flow by `gaussianise`, and the same of it."""
-    part, shares = thinned((train["x"], train["weights"]))
     solution = gaussianise(
         part,
         key=key,

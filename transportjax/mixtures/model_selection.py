@@ -46,9 +46,9 @@ def select_gaussian_mixture(
     The number of components, full covariances each, is doubled until that brings
     nothing, up to 128, and to one for 32 points; the first is 16, or less for less than
     6400 points. Then three quarters and one and a half times the best are tried. Each
-    fit is `fit_gaussian_mixture` from a start by k-means++, with no
-    variance below a thousandth of that of the points. Of more than 30 000 points, every
-    so many are taken.
+    fit is `fit_gaussian_mixture` of standardised columns, from a start by k-means++,
+    with no variance below a thousandth of that of the points. Of more than 30 000
+    points, every so many are taken.
 
     Args:
         x: points, (n, d).
@@ -87,8 +87,10 @@ def select_gaussian_mixture(
     work = _checks.working_dtype(x.dtype)
     weights = _checks.as_weights("weights", weights, x.shape[:1], work)
     stride = -(-len(x) // _MOST_POINTS)
-    points, shares = _thinned(x.astype(work), weights, stride)
-    kept = np.asarray(held_out, np.float64)
+    rows, shares = _thinned(x.astype(work), weights, stride)
+    mean, scale = _columns(rows, shares)
+    points = jnp.asarray((np.asarray(rows, np.float64) - mean) / scale, work)
+    kept = (np.asarray(held_out, np.float64) - mean) / scale
     most = max(1, min(_SIZES[-1], len(points) // _POINTS_PER_COMPONENT))
     seeds = _Seeds(points, shares, most, key)
     best, least = None, np.inf
@@ -110,7 +112,8 @@ def select_gaussian_mixture(
         if not value < least:
             return False
         least = value
-        best = SelectedMixture(_used(mixture), jnp.asarray(value, x.dtype))
+        loss = jnp.asarray(value + np.sum(np.log(scale)), x.dtype)
+        best = SelectedMixture(_in_units(mixture, mean, scale, x.dtype), loss)
         if progress is not None:
             progress(best)
         return True
@@ -143,7 +146,7 @@ class _Seeds:
         self.points = np.asarray(x, np.float64)
         shares = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
         self.shares = shares / np.sum(shares)
-        rng = np.random.default_rng(np.asarray(jr.key_data(key)))
+        draws = np.random.default_rng(np.asarray(jr.key_data(key)))
         self.found: list[np.ndarray] = []
         self.costs: list[float] = []  # mean squared distances to the nearest one
         nearest = np.ones(len(x))
@@ -151,7 +154,7 @@ class _Seeds:
             chances = self.shares * nearest
             total = np.sum(chances)
             chances = chances / total if total > 0 else self.shares
-            seed = self.points[rng.choice(len(x), p=chances)]
+            seed = self.points[draws.choice(len(x), p=chances)]
             squares = np.sum((self.points - seed) ** 2, axis=1)
             nearest = np.minimum(nearest, squares) if self.found else squares
             self.found.append(seed)
@@ -187,8 +190,21 @@ def _mean_loss(mixture: GaussianMixture, x: np.ndarray) -> float:
     return -total / len(x)
 
 
-def _used(mixture: GaussianMixture) -> GaussianMixture:
-    """Without the components that weigh nothing; by numpy: nothing to compile."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(mixture)]
-    used = leaves[-1] > 0
-    return GaussianMixture(*(jnp.asarray(leaf[used]) for leaf in leaves))
+def _columns(x: Array, weights: Array | None) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations of the columns; one for a constant column."""
+    values = np.asarray(x, np.float64)
+    shares = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+    mean = np.average(values, axis=0, weights=shares)
+    scale = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=shares))
+    return mean, np.where(scale > 0, scale, 1)
+
+
+def _in_units(
+    mixture: GaussianMixture, mean: np.ndarray, scale: np.ndarray, dtype: Any
+) -> GaussianMixture:
+    """In units of the points, without the components that weigh nothing; by numpy."""
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(mixture)]
+    means, covariances, weights = (leaf[leaves[-1] > 0] for leaf in leaves)
+    means, covariances = mean + scale * means, scale[:, None] * covariances * scale
+    leaves = (means, covariances, weights / np.sum(weights))
+    return GaussianMixture(*(jnp.asarray(leaf, dtype) for leaf in leaves))
