@@ -293,7 +293,10 @@ def test_precision_of_large_sums(rows):
     def value(x):
         return gauss_sum(x, y, 0.3, num_modes=0)
 
-    found, slope = jax.value_and_grad(value)(jnp.asarray(x))
+    # the other tests are compiled with little effort; this one runs long
+    options = {"xla_backend_optimization_level": 3}
+    both = jax.jit(jax.value_and_grad(value), compiler_options=options)
+    found, slope = both(x)
     gaps = x[:100, None].astype("float64") - y[None].astype("float64")
     kernel = np.exp(-np.sum(gaps**2, axis=-1) / 0.3**2)
     expected = np.einsum("ij,ijk->ik", kernel, gaps) * (-2 / 0.3**2)
