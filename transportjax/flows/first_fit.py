@@ -54,7 +54,7 @@ def first_fit(
 
     if _suits_mixtures(part):
         matrix = np.asarray(whiten.matrix, np.float64)
-        log_det = np.linalg.slogdet(matrix)[1]
+        log_det = float(np.linalg.slogdet(matrix)[1])
         points, others = (
             np.asarray(x, np.float64) @ matrix.T + np.asarray(whiten.offset, np.float64)
             for x in (part, kept["x"])
