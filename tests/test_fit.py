@@ -60,13 +60,12 @@ def test_the_trained_flow_takes_the_place_of_the_fitted_one():
     losses = [loss for _, _, loss in seen]
     assert losses == sorted(losses, reverse=True)
     assert losses[num_fits - 1] == pytest.approx(float(stats["fitted"]), rel=1e-6)
-    assert losses[-1] == float(jnp.min(stats["held_out"])) < losses[0]
+    assert losses[-1] == float(jnp.min(stats["held_out"])) < losses[num_fits - 1]
     for flow, _, loss in (seen[0], seen[-1]):
         assert -mean_log_prob(flow, held) == pytest.approx(loss, abs=1e-4)
     truth = float(jnp.mean(bent_log_prob(test)))
     reached = mean_log_prob(result.model, test)
     assert truth - 0.1 < reached < truth + 0.03
-    assert mean_log_prob(seen[0][0], test) < reached
 
 
 def test_few_samples_keep_the_fit():
