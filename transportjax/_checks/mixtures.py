@@ -80,8 +80,8 @@ def check_covariances(name: str, covariances: Array) -> None:
     if not is_concrete(covariances):
         return
     if covariances.ndim < 3:
-        np_or_jnp = np if is_on_host(covariances) else jnp
-        least = float(np_or_jnp.min(covariances))
+        on_host = is_on_host(covariances)
+        least = float((np.asarray(covariances) if on_host else covariances).min())
         if least <= 0:
             raise ValueError(
                 f"`{name}` must be positive; got a variance of {least:g}. They are "

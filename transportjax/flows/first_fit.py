@@ -33,7 +33,7 @@ def first_fit(
     Args:
         train: samples "x", (n, d), and "weights", (n,) or None.
         kept: the same of the held-out ones.
-        key: a random key.
+        key: that of `fit_flow`, of which the first of four is used, and a seed.
         progress: None, or called after each fit as `fit_flow` says.
     """
     part, shares = thinned((train["x"], train["weights"]))
@@ -66,7 +66,7 @@ def first_fit(
             weights=shares,
             progress=take_mixture,
         )
-    take(*_gaussianised(part, shares, kept, key))
+    take(*_gaussianised(part, shares, kept, jr.split(key, 4)[0]))
     return min(found, key=lambda pair: pair[1])
 
 

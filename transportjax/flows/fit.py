@@ -131,8 +131,7 @@ def fit_flow(
         regularization for conditional density estimation".
     """
     _checks.check_not_traced("fit_flow", (key, x, weights, held_out))
-    fit_key, flow_key, train_key, share_key = jr.split(key, 4)
-    train, kept = _parts(x, weights, held_out, share_key)
+    train, kept = _parts(x, weights, held_out, key)
     for name, given in (("flow", flow), ("fitted", fitted)):
         if given is not None:
             _checks.check_kind(name, given, Flow)
@@ -143,11 +142,13 @@ def fit_flow(
     if block is None:
         block = _BLOCK if num >= MANY else _SHORT_BLOCK
     if fitted is None:
-        fitted, floor = first_fit(train, kept, fit_key, progress)
+        fitted, floor = first_fit(train, kept, key, progress)
     else:
         floor = loss_of(fitted, kept)
         if progress is not None:
             progress(fitted, 0, floor)
+    # not before: the first fits take less time than a generator of keys to compile
+    flow_key, train_key = jr.split(key, 4)[1:3]
     first: tuple[AbstractBijection, ...] = ()
     if flow is None:
         first = column_maps(fitted.map)
@@ -289,7 +290,7 @@ def _parts(
         judged = {"x": kept, "conditions": None, "weights": masses}
         return normalised(data), normalised(judged)
     _checks.check_number("held_out", held_out, 0, 1, open_low=True)
-    train, kept = divide(data, held_out, key)
+    train, kept = divide(data, held_out, jr.split(key, 4)[3])
     assert kept is not None  # the share is more than zero
     return normalised(train), normalised(kept)
 
