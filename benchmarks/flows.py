@@ -207,7 +207,7 @@ def plot(report: dict, path: pathlib.Path) -> None:
             panel.step(x, y, style, where="post", color=colour, label=record["rival"])
             panel.plot(x[:1], y[:1], "o", color=colour, markersize=4)
         panel.set_xscale("log")
-        panel.set_xlim(1, end)
+        panel.set_xlim(0.8, end)
         panel.set_xticks(_TIMES, [f"{t}" for t in _TIMES])
         panel.minorticks_off()
         panel.set_ylim(truth - 0.7, truth + 0.04)

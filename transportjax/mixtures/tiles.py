@@ -6,7 +6,7 @@ The points come scaled by sqrt(log2 e) / s: then K_ij = exp(-|x_i - y_j|^2 / s^2
 never held as a whole: memory is that of the points, the columns, and one tile. All
 derivatives are such products again, with more columns, so that any number of them can
 be taken, forward and reverse. On processors a tile costs, in three dimensions and for
-the four columns of a gradient, about 1.1 times what the same arithmetic costs if it is
+the four columns of a gradient, 1.1 to 1.7 times what the same arithmetic costs if it is
 written by hand for their vector units (benchmarks/mixtures.py):
 
 * coordinates are separate rows and their differences are unrolled: a sum along a last
