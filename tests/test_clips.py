@@ -148,6 +148,17 @@ def test_a_video_is_graded_by_one_map(there, capsys):
         assert (there / name).stat().st_size > 0
 
 
+def test_a_table_of_a_grey_clip_is_refused_before_it_is_written(there, capsys):
+    (there / "full").mkdir()
+    for number in range(3):
+        grey = np.full((6, 8, 1), 40 * number, np.uint8)
+        write_picture(there / "full" / f"{number}.png", Picture(grey))
+    arguments = ("full", "full/2.png", "-o", "out", "--cube", "g.cube")
+    assert run(there, "colour", *arguments) == 3
+    assert "is grey; --cube" in capsys.readouterr().err
+    assert not (there / "out").exists()
+
+
 def test_the_sample_is_of_the_whole_clip(there):
     frames = np.repeat(np.arange(100, dtype=np.uint8), 12).reshape(100, 2, 2, 3)
     for number, pixels in enumerate(frames):

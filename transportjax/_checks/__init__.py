@@ -95,7 +95,6 @@ from .mixtures import (
     check_concentrations as check_concentrations,
     check_covariances as check_covariances,
     check_directional as check_directional,
-    check_gaussian_mixture as check_gaussian_mixture,
     check_items as check_items,
     check_log_kernel as check_log_kernel,
     check_mixture as check_mixture,

@@ -35,24 +35,15 @@ def check_mixture(means: Array, covariances: Array, weights: Array) -> None:
     check_signed_weights("weights", weights, k)
 
 
-def check_gaussian_mixture(name: str, mixture: Any) -> None:
-    """Raises unless `mixture` is a Gaussian one, with weights >= 0."""
-    if type(mixture).__name__ != "GaussianMixture":
+def check_start(
+    name: str, means: Array, weights: Array, shape: tuple[int, int]
+) -> None:
+    """Raises unless a mixture to start from has means of this shape, weights >= 0."""
+    if means.shape != shape:
         raise ValueError(
-            f"`{name}` must be a GaussianMixture; got an object of type "
-            f"{type(mixture).__name__}."
+            f"`{name}` must have means of shape {shape}; got {means.shape}."
         )
-    weights = mixture.weights
-    check_signed_weights(f"{name}.weights", weights, len(weights), positive=True)
-
-
-def check_start(name: str, start: Any, shape: tuple[int, int]) -> None:
-    """Raises unless `start` is a Gaussian mixture whose means have this shape."""
-    check_gaussian_mixture(name, start)
-    if start.means.shape != shape:
-        raise ValueError(
-            f"`{name}` must have means of shape {shape}; got {start.means.shape}."
-        )
+    check_signed_weights(f"{name}.weights", weights, shape[0], positive=True)
 
 
 def check_mixture_map(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .options import Report, UsageError, check_outputs
-from .pictures import export, read, read_mask
+from .pictures import check_cube, export, read, read_mask
 
 
 def is_clip(path: pathlib.Path) -> bool:
@@ -71,6 +71,7 @@ def colour(
     mask = mask_of(arguments.mask, arguments.source)
     with say.timed("measure"):
         sample = clips.sample_clip(arguments.source, mask=mask, progress=say.progress)
+    check_cube(arguments, Picture(sample))
     with say.timed("fit"):
         fitted = fitting.fit_colour_map(
             sample,

@@ -95,8 +95,11 @@ class GaussianMixtureMap(AbstractBijection):
         Raises:
             ValueError: something else than a Gaussian mixture; negative weights.
         """
-        _checks.check_gaussian_mixture("mixture", mixture)
-        leaves = (mixture.weights, mixture.means, mixture.covariances)
+        _checks.check_kind("mixture", mixture, GaussianMixture)
+        masses = mixture.weights
+        name = "mixture.weights"
+        _checks.check_signed_weights(name, masses, len(masses), positive=True)
+        leaves = (masses, mixture.means, mixture.covariances)
         weights, means, covariances = at_least_float32(*leaves)
         xnp = jnp
         if all(map(_checks.is_on_host, leaves)):  # nothing to compile

@@ -90,7 +90,9 @@ def fit_gaussian_mixture(
     work = options[1].dtype
     least = jnp.asarray(floor).astype(work)
     if start is not None:
-        _checks.check_start("start", start, (k, points.shape[1]))
+        _checks.check_kind("start", start, GaussianMixture)
+        shape = (k, points.shape[1])
+        _checks.check_start("start", start.means, start.weights, shape)
         start = jax.tree.map(lambda leaf: leaf.astype(work), start)
     found = _fit(points.astype(work), w, key, start, k, covariance, least, *options)
     _checks.check_variances("x", found[1], points.dtype)
