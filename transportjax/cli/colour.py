@@ -10,10 +10,10 @@ from .options import (
     Report,
     UsageError,
     add_output,
+    add_strength,
     add_video,
     check_outputs,
     integer_type,
-    number_type,
 )
 from .pictures import (
     add_exports,
@@ -72,12 +72,7 @@ def _add_colour(commands: Any) -> None:
         help="where the transfer takes place; luma: lightness alone, chroma: colour "
         "alone (default: rgb)",
     )
-    add(
-        "--strength",
-        type=number_type(0.0, 1.0),
-        default=1.0,
-        help="share of the change, 0 to 1 (default: 1)",
-    )
+    add_strength(parser)
     add(
         "--steps",
         type=integer_type(1),

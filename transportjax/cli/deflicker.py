@@ -5,7 +5,14 @@ import pathlib
 from typing import Any
 
 from . import clips
-from .options import Report, UsageError, add_files, add_video, number_type
+from .options import (
+    Report,
+    UsageError,
+    add_files,
+    add_strength,
+    add_video,
+    number_type,
+)
 
 _EPILOG = """\
 examples:
@@ -40,12 +47,7 @@ def add_commands(commands: Any) -> None:
         help="frames that are averaged, or seconds with an s behind: 0.7s; what is "
         "slower stays (default: 17)",
     )
-    add(
-        "--strength",
-        type=number_type(0.0, 1.0),
-        default=1.0,
-        help="share of the change, 0 to 1 (default: 1)",
-    )
+    add_strength(parser)
     add(
         "--local",
         action="store_true",

@@ -9,6 +9,7 @@ from .options import (
     Report,
     UsageError,
     add_output,
+    add_strength,
     check_outputs,
     integer_type,
     naming,
@@ -63,12 +64,7 @@ def add_commands(commands: Any) -> None:
         help="tone: lightness alone, as if the light were another; rgb: each channel "
         "by itself, which takes away a cast (default: tone)",
     )
-    add(
-        "--strength",
-        type=number_type(0.0, 1.0),
-        default=1.0,
-        help="share of the change, 0 to 1 (default: 1)",
-    )
+    add_strength(parser)
     add("--mask", type=pathlib.Path, help="grey picture: where to change the source")
     add_exports(add)
     add("--figure", metavar="FILE", type=pathlib.Path, help="before and after, as PNG")

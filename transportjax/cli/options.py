@@ -43,6 +43,16 @@ def add_video(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_strength(parser: argparse.ArgumentParser) -> None:
+    """Adds the share of a change."""
+    parser.add_argument(
+        "--strength",
+        type=number_type(0.0, 1.0),
+        default=1.0,
+        help="share of the change, 0 to 1 (default: 1)",
+    )
+
+
 def add_files(
     parser: argparse.ArgumentParser, what: str, *, required: bool = True
 ) -> None:

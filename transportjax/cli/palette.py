@@ -8,6 +8,7 @@ from .options import (
     Report,
     UsageError,
     add_output,
+    add_strength,
     check_outputs,
     integer_type,
     number_type,
@@ -52,12 +53,7 @@ def add_commands(commands: Any) -> None:
         default=15.0,
         help="how far an edit reaches, in units of CIELAB (default: 15)",
     )
-    add(
-        "--strength",
-        type=number_type(0.0, 1.0),
-        default=1.0,
-        help="share of the change, 0 to 1 (default: 1)",
-    )
+    add_strength(parser)
     add(
         "--colours",
         metavar="N",
