@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .options import Report, UsageError, check_outputs
-from .pictures import check_cube, export, read, read_mask
+from .pictures import check_cube, conclude, read, read_mask
 
 
 def is_clip(path: pathlib.Path) -> bool:
@@ -57,8 +57,7 @@ def colour(
     arguments: argparse.Namespace, outputs: Sequence[Any], inputs: Sequence[Any]
 ) -> None:
     """`colour` of a clip: one map, fitted to frames from all of it."""
-    from transportjax._files import atomic_write
-    from transportjax.apps import cdl, clips, colour as fitting, plots
+    from transportjax.apps import clips, colour as fitting
     from transportjax.apps.colour_map import apply_colour_map
     from transportjax.apps.picture import Picture
 
@@ -84,9 +83,7 @@ def colour(
             palette_mask=palette_mask,
         )
     _grade(arguments, fitted, mask, say)
-    export(arguments, fitted, Picture(sample), say)
-    if arguments.cdl:
-        cdl.write_cdl(arguments.cdl, fitted.map)
+    shown = {}
     if arguments.figure:
         first = next(clips.clip_frames(arguments.source))
         shown = {
@@ -94,18 +91,11 @@ def colour(
             "palette": palette.pixels,
             "result": apply_colour_map(fitted, first, mask=mask),
         }
-        with atomic_write(arguments.figure) as file:
-            plots.comparison_figure(file, shown)
     before, after = (
         fitting.palette_distance(pixels, palette.pixels, palette_mask=palette_mask)
         for pixels in (sample, apply_colour_map(fitted, sample))
     )
-    say(
-        f"distance to the palette (sliced W2, 8-bit steps): {before:.2f} before, "
-        f"{after:.2f} after"
-    )
-    say.times()
-    say(f"wrote {', '.join(str(path) for path in outputs if path)}")
+    conclude(arguments, fitted, Picture(sample), shown, (before, after), say)
 
 
 def apply(arguments: argparse.Namespace, fitted: Any, inputs: Sequence[Any]) -> None:

@@ -18,7 +18,7 @@ from .options import (
 from .pictures import (
     add_exports,
     check_cube,
-    export,
+    conclude,
     graded,
     read,
     read_mask,
@@ -124,8 +124,7 @@ def _add_apply(commands: Any) -> None:
 
 
 def _colour(arguments: argparse.Namespace) -> None:
-    from transportjax._files import atomic_write
-    from transportjax.apps import cdl, colour, plots
+    from transportjax.apps import cdl, colour
 
     _check_options(arguments, cdl.SUFFIXES)
     outputs = (
@@ -166,29 +165,18 @@ def _colour(arguments: argparse.Namespace) -> None:
         result = graded(fitted, source, mask, arguments.regrain)
     with say.timed("write"):
         write(arguments, result, source, say)
-    export(arguments, fitted, source, say)
-    if arguments.cdl:
-        cdl.write_cdl(arguments.cdl, fitted.map)
-    if arguments.figure:
-        shown = {
-            "source": source.pixels,
-            "palette": palette.pixels,
-            "result": result,
-        }
-        with atomic_write(arguments.figure) as file:
-            plots.comparison_figure(file, shown)
+    shown = {
+        "source": source.pixels,
+        "palette": palette.pixels,
+        "result": result,
+    }
     before, after = (
         colour.palette_distance(
             pixels, palette.pixels, mask=mask, palette_mask=palette_mask
         )
         for pixels in (source.pixels, result)
     )
-    say(
-        f"distance to the palette (sliced W2, 8-bit steps): {before:.2f} before, "
-        f"{after:.2f} after"
-    )
-    say.times()
-    say(f"wrote {', '.join(str(path) for path in outputs if path)}")
+    conclude(arguments, fitted, source, shown, (before, after), say)
 
 
 def _check_options(arguments: argparse.Namespace, suffixes: Sequence[str]) -> None:

@@ -41,6 +41,40 @@ def export(
         )
 
 
+def conclude(
+    arguments: argparse.Namespace,
+    fitted: Any,
+    source: Any,
+    shown: dict[str, Any],
+    distances: tuple[float, float],
+    say: Report,
+) -> None:
+    """What `colour` does last: exports, the figure of what is shown, and the report."""
+    from transportjax._files import atomic_write
+    from transportjax.apps import cdl, plots
+
+    export(arguments, fitted, source, say)
+    if arguments.cdl:
+        cdl.write_cdl(arguments.cdl, fitted.map)
+    if arguments.figure:
+        with atomic_write(arguments.figure) as file:
+            plots.comparison_figure(file, shown)
+    before, after = distances
+    say(
+        f"distance to the palette (sliced W2, 8-bit steps): {before:.2f} before, "
+        f"{after:.2f} after"
+    )
+    say.times()
+    outputs = (
+        arguments.output,
+        arguments.save_map,
+        arguments.cube,
+        arguments.cdl,
+        arguments.figure,
+    )
+    say(f"wrote {', '.join(str(path) for path in outputs if path)}")
+
+
 def check_cube(arguments: argparse.Namespace, source: Any) -> None:
     """Refuses a table for a grey picture, before anything is written."""
     if arguments.cube and source.pixels.shape[-1] == 1:
