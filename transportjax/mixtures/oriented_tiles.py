@@ -26,7 +26,7 @@ from transportjax._sharding import varying_alike
 
 from .bessel import ratio_near_zero
 from .pair_sums import Kernel, Side, sum_of_pairs
-from .tiles import exp2, inner, num_tiles, scaled_points, squared_distances, tiles
+from .tiles import exp2_minus, inner, num_tiles, scaled_points, squared_distances, tiles
 
 _LN2, _LOG2E = math.log(2), math.log2(math.e)
 _SERIES = 0.5  # R, below which h is its series
@@ -169,10 +169,10 @@ def _tile(x: Array, y: Array, columns: Array, kappas: tuple) -> Array:
     square = jnp.maximum(total**2 - product * apart, 0)
     resultant = jnp.sqrt(square)
     lost = product * apart / (total + resultant + _LEAST)  # kappa + lambda - R
-    height = exp2(-squared_distances(x[:3], y[:3]) - _LOG2E * lost)
+    height = exp2_minus(squared_distances(x[:3], y[:3]) + _LOG2E * lost)
     if len(columns) > 1:
         height, resultant = lax.optimization_barrier((height, resultant))
-    kernel = height * _fraction(resultant, exp2(-2 * _LOG2E * resultant))
+    kernel = height * _fraction(resultant, exp2_minus(2 * _LOG2E * resultant))
     times = functools.partial(jnp.matmul, precision="highest")
     if len(columns) == 1:
         return times(columns, kernel)
