@@ -27,7 +27,7 @@ import transportjax as tj
 from transportjax import flows, maps, solvers
 
 OUTPUT = pathlib.Path(__file__).parent / "output" / "drifting.png"
-STEPS, BATCH, FEW = 2000, 4096, 1024
+STEPS, BATCH, FEW = 2000, 2048, 1024
 NORMALS, COINS = 2, 6
 SHOWN = (100, 400, 2000)
 SAMPLES, PAIRS = 8000, 64
