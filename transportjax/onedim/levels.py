@@ -62,9 +62,7 @@ def _cumulative_mass(weights: Array) -> Array:
     blocks = jnp.pad(scaled, pad).reshape(*weights.shape[:-1], num_blocks, _BLOCK)
     within = running_sums(blocks)
     mass = within[..., -1]
-    high, low = lax.associative_scan(
-        _add_pairs, (mass, jnp.zeros_like(mass)), axis=mass.ndim - 1
-    )
+    high, low = _running_pairs((mass, jnp.zeros_like(mass)))
     level = shift(high)[..., None] + (shift(low)[..., None] + within)
     ends = lax.cummax(jnp.where(mass > 0, level[..., -1], 0), axis=mass.ndim - 1)
     floor = shift(ends)[..., None]
@@ -89,12 +87,40 @@ def running_sums(x: Array) -> Array:
     Monotone for terms >= 0, and unchanged by a term of zero, which sums that are built
     as a tree are not.
     """
+    return _running(jnp.add, x)
 
-    def add(total: Array, term: Array) -> tuple[Array, Array]:
-        return total + term, total + term
 
-    columns = jnp.moveaxis(x, -1, 0)
-    return jnp.moveaxis(lax.scan(add, jnp.zeros_like(columns[0]), columns)[1], 0, -1)
+def _running(add: Callable, terms: Any) -> Any:
+    """Sums along the last axis, one term after the other, of an array or a tuple."""
+
+    def step(total: Any, term: Any) -> tuple[Any, Any]:
+        total = add(total, term)
+        return total, total
+
+    columns = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), terms)
+    zero = jax.tree.map(lambda x: jnp.zeros_like(x[0]), columns)
+    sums = lax.scan(step, zero, columns)[1]
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), sums)
+
+
+def _running_pairs(pairs: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Cumulative sums of pairs: within blocks, then of blocks, and so on.
+
+    `lax.associative_scan` would halve them where these are divided by 32, and compile
+    for seconds.
+    """
+    *batch, n = pairs[0].shape
+    if n <= _BLOCK:
+        return _running(_add_pairs, pairs)
+    pad = [(0, 0)] * len(batch) + [(0, -n % _BLOCK)]
+    within = _running(
+        _add_pairs,
+        tuple(jnp.pad(x, pad).reshape(*batch, -1, _BLOCK) for x in pairs),
+    )
+    ends = _running_pairs(tuple(x[..., -1] for x in within))
+    before = tuple(shift(x)[..., None] for x in ends)
+    sums = _add_pairs(before, within)
+    return tuple(x.reshape(*batch, -1)[..., :n] for x in sums)
 
 
 def _add_pairs(a: tuple, b: tuple) -> tuple[Array, Array]:
