@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from transportjax import _checks
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.mixtures import gauss_l2
-from transportjax.onedim import quantile
+from transportjax.onedim import sort
 from transportjax.sliced.distance import root_of_cost
 from transportjax.sliced.pair import checked_pair
 
@@ -124,10 +124,10 @@ def median_distance(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Arr
     points = lax.stop_gradient(jnp.concatenate(few))
     squares = over_rows(lambda squares: squares, points, points).reshape(-1)
     # ties have distance zero: they may not make the scale zero
-    weights = jnp.where(squares > 0, 1, 0).astype(squares.dtype)
-    is_point = jnp.all(squares == 0)
-    middle = quantile(squares, 0.5, weights=weights + is_point.astype(squares.dtype))
-    return jnp.where(is_point, 1, unit * jnp.sqrt(middle))
+    num_ties = jnp.sum(squares == 0, dtype="int32")
+    num = squares.size - num_ties
+    middle = sort(squares)[jnp.stack([num_ties + (num - 1) // 2, num_ties + num // 2])]
+    return jnp.where(num == 0, 1, unit * jnp.sqrt(jnp.mean(middle)))
 
 
 @explicit_mesh_guard
