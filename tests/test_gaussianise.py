@@ -71,6 +71,11 @@ def test_the_density_integrates_to_one(fitted):
     assert density.sum() * (side[1] - side[0]) ** 2 == pytest.approx(1, abs=0.01)
 
 
+def test_it_is_bound_to_no_device(fitted):
+    # or functions of what comes out of it are compiled a second time
+    assert not any(leaf.committed for leaf in jax.tree.leaves(fitted.map))
+
+
 def test_it_inverts_and_is_saved(fitted, tmp_path):
     z = jr.normal(jr.key(7), (100, 2))
     x = jax.vmap(fitted.map.inverse)(z)

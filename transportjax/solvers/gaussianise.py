@@ -246,9 +246,13 @@ def _with_columns(
 
 def _first(tree: Any, count: int) -> Any:
     """The first entries of all leaves, by numpy: no new count compiles new slices."""
-    return jax.tree.map(
-        lambda leaf: jax.device_put(np.asarray(leaf)[:count], leaf.sharding), tree
-    )
+
+    def first(leaf: Array) -> Array:
+        # bound to a device it would make whatever it touches compile twice
+        place = leaf.sharding if leaf.committed else None
+        return jax.device_put(np.asarray(leaf)[:count], place)
+
+    return jax.tree.map(first, tree)
 
 
 def _default_directions(dim: int, num_steps: int) -> AbstractDirections:
