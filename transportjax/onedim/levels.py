@@ -119,8 +119,8 @@ def _running_pairs(pairs: tuple[Array, Array]) -> tuple[Array, Array]:
     )
     ends = _running_pairs(tuple(x[..., -1] for x in within))
     before = tuple(shift(x)[..., None] for x in ends)
-    sums = _add_pairs(before, within)
-    return tuple(x.reshape(*batch, -1)[..., :n] for x in sums)
+    high, low = _add_pairs(before, within)
+    return high.reshape(*batch, -1)[..., :n], low.reshape(*batch, -1)[..., :n]
 
 
 def _add_pairs(a: tuple, b: tuple) -> tuple[Array, Array]:
