@@ -14,7 +14,7 @@ from transportjax._checks import check_count
 
 from .arrays import hard_mask
 from .colour import restore_grain
-from .colour_map import ColourMap, apply_colour_map
+from .colour_map import ColourMap
 from .flicker import (
     CELLS,
     frame_curve,
@@ -25,6 +25,7 @@ from .flicker import (
 )
 from .flicker_curves import FrameLaw
 from .frame_folders import folder_frames, rewrite_folder
+from .frame_grading import frame_grader
 from .lut import Lut
 from .video import decoded, is_video_name, open_video, pixels_of, planes_of
 from .video_planes import Planes, planes_law, steady_planes
@@ -182,6 +183,9 @@ def grade_clip(
 ) -> tuple[str, ...]:
     """Writes a clip with every frame changed by the same map, so that nothing flickers.
 
+    8-bit frames become what `apply_colour_map` makes of them, deeper ones nearly so
+    (`frame_grader`).
+
     Args:
         colour_map: a fitted map, or a 3-D table.
         source: a video, or a folder of pictures.
@@ -200,9 +204,10 @@ def grade_clip(
         ValueError: files are no clips; a map of grey for a clip in colour, or reverse.
         OSError: something cannot be read or written.
     """
+    grade = frame_grader(colour_map, mask=mask)
 
     def change(number: int, pixels: np.ndarray) -> np.ndarray:
-        moved = apply_colour_map(colour_map, pixels, mask=mask)
+        moved = grade(pixels)
         if smoothness is not None:
             moved = restore_grain(pixels, moved, smoothness=smoothness)
         if progress:
