@@ -1,6 +1,7 @@
 """A video written as another with its frames changed, and all else as it was."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -24,9 +25,11 @@ from .video import (
     plane_array,
     planes_of,
 )
+from .video_hdr import hdr_notes, mastering_options
 
 _CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _LOSSLESS = {"level": "3", "g": "1", "slices": "16", "slicecrc": "1"}
+_FEW = 3  # frames that an encoder keeps back
 _TAGS = ("color_range", "colorspace", "color_trc", "color_primaries")
 
 
@@ -62,10 +65,12 @@ def rewrite_video(
     """Writes the video `source` to `path` with its frames changed.
 
     Times of frames, however irregular, audio, subtitles, chapters, rotation, the shape
-    of pixels, colour tags and texts are kept; audio and subtitles are copied, not
-    encoded anew. Frames of 8 bits become H.264, deeper ones HEVC of 10 or 12 bits, in
-    the subsampling that they have. The file appears under its name when it is
-    complete, not before.
+    of pixels, colour tags and texts are kept, and so are, in HEVC, the mastering
+    display and the light level of HDR; audio and subtitles are copied, not encoded
+    anew. Frames of 8 bits become H.264, deeper ones HEVC of 10 or 12 bits, in the
+    subsampling that they have. The file appears under its name when it is complete,
+    not before; .mp4 and .mov have their index in front, so that they play while they
+    load.
 
     Args:
         source: a video.
@@ -91,8 +96,8 @@ def rewrite_video(
         check_number("quality", quality, 0, 51)
     check_video_output(path, lossless=lossless)
     shown = os.fsdecode(path)
-    first = _first_frame(source)
-    encoding, notes = _encoding(first, rgb, lossless, quality)
+    first, num = _first_frames(source)
+    encoding, notes = _encoding(first, num, rgb, lossless, quality)
     with (
         open_video(source) as (container, stream),
         atomic_write(shown, overwrite=overwrite) as file,
@@ -113,35 +118,38 @@ def rewrite_video(
     return (*notes, *left)
 
 
-def _first_frame(source: str | os.PathLike[str]) -> Any:
+def _first_frames(source: str | os.PathLike[str]) -> tuple[Any, int]:
+    """The first frame, and how many there are, `_FEW` or fewer."""
     with (
         open_video(source) as (container, stream),
         contextlib.closing(decoded(source, container, stream)) as frames,
     ):
-        return next(frames)
+        found = list(itertools.islice(frames, _FEW))
+        return found[0], len(found)
 
 
 def _encoding(
     first: Any,
+    num: int,
     rgb: bool,
     lossless: bool,
     quality: int | float | None,
 ) -> tuple[_Encoding, list[str]]:
-    """Codec and format for frames like the first, and notes on what they lack."""
+    """Codec and format for frames like the first, and notes on what they lack.
+
+    `num` is how many there are, if fewer than `_FEW`.
+    """
     depth = max(part.bits for part in first.format.components)
     notes = []
     if any(part.is_alpha for part in first.format.components):
         notes.append("its transparency was dropped")
     if first.interlaced_frame:
         notes.append("it is interlaced; both fields are kept in each frame")
-    # until PyAV 18 these are the data, from 19 on their types
-    kinds = {getattr(data, "type", data).name for data in first.side_data}
-    if kinds & {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"}:
-        notes.append("the brightness of its HDR mastering display was dropped")
     by_planes = not rgb and planes_of(first) is not None
     wanted = first.format.name.replace("yuvj", "yuv")
     if lossless:
         kept = wanted if by_planes else ("bgr0" if depth == 8 else "gbrp16le")
+        notes += hdr_notes(first, [], graded=rgb)
         return _Encoding("ffv1", kept, _LOSSLESS), notes
     names = ("libx264",) if depth == 8 else ("libx265", "libx264")
     codec, formats = _find_encoder(names)
@@ -157,8 +165,12 @@ def _encoding(
         notes.append(f"its pixels were stored as {choices[0]} instead of {wanted}")
     crf = quality if quality is not None else (16 if codec == "libx264" else 18)
     options = {"crf": f"{crf:g}", "preset": "medium"}
+    mastering = mastering_options(first) if codec == "libx265" else []
+    notes += hdr_notes(first, mastering, graded=rgb)
     if codec == "libx265":
-        options["x265-params"] = "log-level=none"
+        # of fewer frames than it keeps back it gives no times
+        few = ["bframes=0"] if num < _FEW else []
+        options["x265-params"] = ":".join(["log-level=none", *mastering, *few])
     return _Encoding(codec, choices[0], options), notes
 
 
@@ -177,7 +189,11 @@ def _find_encoder(names: tuple[str, ...]) -> tuple[str, set[str]]:
 @contextlib.contextmanager
 def _output(file: Any, path: pathlib.Path) -> Iterator[Any]:
     av = import_av()
-    out = av.open(file, "w", format=_CONTAINERS[path.suffix.lower()])
+    form = _CONTAINERS[path.suffix.lower()]
+    # the index in front, so that it plays while it loads; to move it there the muxer
+    # opens the file anew, by its name
+    options = {} if form == "matroska" else {"movflags": "faststart"}
+    out = av.open("file:" + file.name, "w", format=form, options=options)
     try:
         yield out
     except BaseException:
