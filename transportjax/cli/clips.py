@@ -23,12 +23,12 @@ def check_clip_outputs(
 
     The first of the outputs is the clip: a folder if the source is one, else a video.
     """
-    from transportjax.apps import frame_folders, video_write
+    from transportjax.apps import frame_folders, video_encoding
 
     clip, *others = outputs
     if not arguments.source.is_dir():
         check_outputs(outputs, inputs, arguments.force)
-        video_write.check_video_output(clip, lossless=arguments.lossless)
+        video_encoding.check_video_output(clip, lossless=arguments.lossless)
         return
     if clip.suffix and not clip.is_dir():
         raise NotADirectoryError(
