@@ -11,12 +11,13 @@ from transportjax.apps.lut import bake
 from transportjax.maps import MonotoneLinear, SlicedMap
 
 
-def steep():
-    """A map of colours that jumps at 0.4 in each of three directions."""
-    x = jnp.tile(jnp.array([0.0, 0.4, 0.401, 1.0]), (3, 1))
-    y = jnp.tile(jnp.array([0.1, 0.3, 0.7, 0.9]), (3, 1))
+def steep(channels=3):
+    """A map of colours that jumps at 0.4 in each channel."""
+    x = jnp.tile(jnp.array([0.0, 0.4, 0.401, 1.0]), (channels, 1))
+    y = jnp.tile(jnp.array([0.1, 0.3, 0.7, 0.9]), (channels, 1))
     curves = jax.vmap(MonotoneLinear.from_knots)(x, y)
-    return ColourMap(SlicedMap(jnp.eye(3)[::-1], curves), jnp.asarray(0.8), "rgb")
+    layer = SlicedMap(jnp.eye(channels)[::-1], curves)
+    return ColourMap(layer, jnp.asarray(0.8), "rgb" if channels == 3 else "grey")
 
 
 def frames(dtype, channels=3):
@@ -61,8 +62,7 @@ def test_deep_frames_lie_between_the_8_bit_colours_around_them():
 
 def test_grey_frames_and_wrong_ones():
     grey = frames(np.uint8, 1)[0]
-    curve = jax.tree.map(lambda leaf: leaf[:1], steep().map.marginals)
-    fitted = ColourMap(SlicedMap(jnp.eye(1), curve), jnp.asarray(1.0), "grey")
+    fitted = steep(channels=1)
     np.testing.assert_array_equal(
         frame_grader(fitted)(grey), apply_colour_map(fitted, grey)
     )

@@ -143,10 +143,17 @@ def add_video(
 def planes_frame(frame: Any, planes: Planes) -> Any:
     """A frame like another with other planes."""
     new = import_av().VideoFrame(frame.width, frame.height, frame.format.name)
-    arrays = (planes.luma, *planes.chroma)
-    for plane, array in zip(new.planes, arrays, strict=True):
-        plane_array(plane, array.dtype)[...] = array
+    fill_planes(new, planes)
     return _tagged(new, frame)
+
+
+def fill_planes(frame: Any, planes: Planes) -> None:
+    """Writes planes into a frame, which may be one of a decoder."""
+    # what is written over may be what is written
+    arrays = [array.copy() for array in (planes.luma, *planes.chroma)]
+    frame.make_writable()
+    for plane, array in zip(frame.planes, arrays, strict=True):
+        plane_array(plane, array.dtype)[...] = array
 
 
 def in_format(frame: Any, pixel_format: str) -> Any:
