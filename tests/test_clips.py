@@ -10,7 +10,7 @@ from transportjax.apps.clips import deflicker_clip, sample_clip
 from transportjax.apps.colour_map import apply_colour_map, load_colour_map
 from transportjax.apps.frame_folders import folder_frames
 from transportjax.apps.images import Picture, read_picture, write_picture
-from transportjax.apps.video import video_frames
+from transportjax.apps.video import video_frames, video_rate
 
 pytest.importorskip("av")
 PALETTE = pathlib.Path(__file__).parents[1] / "examples/pictures/scotland_plain.png"
@@ -74,6 +74,52 @@ def test_a_folder_gives_what_the_array_gives(there, capsys):
     assert capsys.readouterr().out == ""
     written = np.stack([p.pixels for p in folder_frames(there / "out")])
     np.testing.assert_array_equal(written, tj.deflicker(flickering(24), window=9))
+
+
+def test_a_folder_becomes_a_video_and_a_video_a_folder(there, capsys):
+    base = ("deflicker", "--window", "0.36s", "-q")
+    rate = ("--rate", "25")
+    assert run(there, *base, "frames", "-o", "same", *rate) == 0
+    assert run(there, *base, "frames", "-o", "a.mkv", "--lossless", *rate) == 0
+    assert video_rate(there / "a.mkv") == 25
+    frames = np.stack(list(video_frames(there / "a.mkv")))
+    kept = np.stack([p.pixels for p in folder_frames(there / "same")])
+    np.testing.assert_array_equal(frames, kept)
+    assert run(there, *base, "frames", "-o", "a.mp4", "--rate", "30000/1001") == 0
+    with pytest.raises(ValueError, match="`rate` must be given"):
+        deflicker_clip(there / "frames", there / "b.mp4")
+    with pytest.raises(ValueError, match="`rate` is for folders"):
+        deflicker_clip(there / "a.mkv", there / "b.mp4", rate=3)
+
+    write_clip(
+        there / "turned.mp4", flickering(2), codec="libx264", rotation=90, audio=True
+    )
+    capsys.readouterr()
+    copy = ("deflicker", "turned.mp4", "-o", "made", "--strength", "0")
+    assert run(there, *copy) == 0
+    assert "its sound and other streams were left out" in capsys.readouterr().out
+    made = [p.pixels for p in folder_frames(there / "made")]
+    for one, two in zip(made, video_frames(there / "turned.mp4"), strict=True):
+        np.testing.assert_array_equal(one, np.rot90(two))  # counterclockwise
+
+
+def test_kinds_of_frames_as_videos(tmp_path):
+    for kind, pixels in (
+        ("grey", flickering(2)[..., :1]),
+        ("deep", flickering(2).astype(np.uint16) * 257),
+    ):
+        (tmp_path / kind).mkdir()
+        for number, frame in enumerate(pixels):
+            alpha = frame[..., 0] if kind == "grey" else None
+            write_picture(tmp_path / kind / f"{number}.tif", Picture(frame, alpha))
+        out = tmp_path / f"{kind}.mp4"
+        report = deflicker_clip(tmp_path / kind, out, strength=0, rate=23.976)
+        assert report.notes == ("its transparency was dropped",) * (kind == "grey")
+        assert abs(video_rate(out) - 23.976) < 1e-4
+        for before, after in zip(pixels, video_frames(out), strict=True):
+            assert after.dtype == before.dtype
+            step = 257 if kind == "deep" else 1
+            assert np.abs(before.astype(int) - after).mean() < 3 * step
 
 
 def test_options_are_used(there):
@@ -190,8 +236,11 @@ def test_the_sample_is_of_the_whole_clip(there):
         (4, "--force", ("clip.mp4", "-o", "old.mp4")),
         (4, "is an input", ("clip.mp4", "-o", "clip.mp4")),
         (4, "no/o.mp4", ("clip.mp4", "-o", "no/o.mp4")),
-        (4, "is a folder", ("clip.mp4", "-o", "frames")),
-        (4, "go into a folder", ("frames", "-o", "o.mp4")),
+        (4, "not empty", ("clip.mp4", "-o", "frames")),
+        (4, "there is no folder no", ("clip.mp4", "-o", "no/frames")),
+        (2, "add --rate 24", ("frames", "-o", "o.mp4")),
+        (2, "a video has its own", ("clip.mp4", "-o", "o.mp4", "--rate", "24")),
+        (3, "o.gif: has none of the endings", ("frames", "-o", "o.gif")),
         (2, "are for videos", ("frames", "-o", "o", "--lossless")),
         (4, "is an input", ("frames", "-o", "frames", "--force")),
         (4, "not empty", ("frames", "-o", "full")),
@@ -230,6 +279,7 @@ def test_an_error_is_one_line_and_loses_nothing(there, capsys, code, words, argu
         ("--max-slope", "0.5"),
         ("--cuts", "a,b"),
         ("--crf", "99"),
+        ("--rate", "1/0"),
     ],
 )
 def test_wrong_usage_is_exit_code_two(there, capsys, more):

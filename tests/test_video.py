@@ -94,14 +94,53 @@ def test_times_audio_rotation_tags_and_texts_are_kept(tmp_path):
             assert frames[0].rotation == frames[1].rotation == 90
 
 
-def test_ten_bits_stay_ten_bits(tmp_path):
-    frames = flickering(4).astype(np.uint16) * 257
+def test_the_index_comes_first(clip, tmp_path):
+    for name in ("a.mp4", "a.mov"):
+        rewrite_video(clip, tmp_path / name, same)
+        data = (tmp_path / name).read_bytes()
+        assert 0 < data.index(b"moov") < data.index(b"mdat")
+
+
+def test_the_light_of_hdr_is_kept_or_told_of(tmp_path):
+    light = (
+        "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)"
+        "L(10000000,50):max-cll=1000,400:hdr10=1:log-level=none"
+    )
+    source = write_clip(
+        tmp_path / "hdr.mp4",
+        flickering(1).astype(np.uint16) * 257,
+        codec="libx265",
+        pixel_format="yuv420p10le",
+        options={"x265-params": light + ":bframes=0"},
+        color_trc=16,
+        color_primaries=9,
+    )
+
+    def told(path):
+        with av.open(str(path)) as container:
+            data = next(container.decode(video=0)).side_data
+            kinds = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
+            return [data.get(kind) and bytes(data.get(kind)) for kind in kinds]
+
+    assert rewrite_video(source, tmp_path / "a.mp4", same, rgb=False) == ()
+    assert all(told(source))
+    assert told(tmp_path / "a.mp4") == told(source)
+    dropped, hdr = rewrite_video(source, tmp_path / "b.mkv", same, lossless=True)
+    assert "mastering display was dropped" in dropped
+    assert hdr.startswith("it is HDR (PQ)")
+    assert told(tmp_path / "b.mkv") == [None, None]
+
+
+@pytest.mark.parametrize("num", [1, 2, 4])
+def test_ten_bits_stay_ten_bits(tmp_path, num):
+    frames = flickering(num).astype(np.uint16) * 257
     source = write_clip(tmp_path / "a.mkv", frames, pixel_format="yuv420p10le")
     for rgb in (False, True):
         out = tmp_path / f"out{rgb}.mp4"
         assert rewrite_video(source, out, same, rgb=rgb) == ()
         with av.open(str(out)) as container:
             assert container.streams.video[0].pix_fmt == "yuv420p10le"
+        assert packets(out, "video")[0] == [i / 25 for i in range(num)]
         before, after = (np.stack(list(video_frames(p))) for p in (source, out))
         assert np.abs(before.astype(int) - after).mean() < 257 * 2.5
 

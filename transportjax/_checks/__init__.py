@@ -65,6 +65,7 @@ from .frames import (
     as_cuts as as_cuts,
     check_frames as check_frames,
     check_laws as check_laws,
+    check_rate as check_rate,
 )
 from .interop import (
     as_event_shape as as_event_shape,

@@ -37,3 +37,14 @@ def as_cuts(name: str, cuts: Any, num_frames: int) -> np.ndarray:
             f"{cuts[0] if cuts[0] < 0 else cuts[-1]}."
         )
     return cuts[cuts > 0]
+
+
+def check_rate(rate: Any, from_folder: bool, to_folder: bool) -> None:
+    """Raises unless there is a rate where it is needed, and none where it is known."""
+    if from_folder and not to_folder and rate is None:
+        raise ValueError(
+            "`rate` must be given: a folder does not say how many frames a second a "
+            "video of them has."
+        )
+    if not from_folder and rate is not None:
+        raise ValueError("`rate` is for folders of frames; a video has its own.")

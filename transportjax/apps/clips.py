@@ -5,16 +5,18 @@ few are in memory at a time.
 """
 
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from fractions import Fraction
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from transportjax._checks import check_count
+from transportjax._checks import check_count, check_rate
 
 from .arrays import hard_mask
 from .colour import restore_grain
-from .colour_map import ColourMap, apply_colour_map
+from .colour_map import ColourMap
 from .flicker import (
     CELLS,
     frame_curve,
@@ -25,6 +27,8 @@ from .flicker import (
 )
 from .flicker_curves import FrameLaw
 from .frame_folders import folder_frames, rewrite_folder
+from .frame_grading import frame_grader
+from .frame_videos import folder_to_video, video_to_folder
 from .lut import Lut
 from .video import decoded, is_video_name, open_video, pixels_of, planes_of
 from .video_planes import Planes, planes_law, steady_planes
@@ -55,6 +59,11 @@ def is_clip(path: str | os.PathLike[str]) -> bool:
     return os.path.isdir(path) or is_video_name(path)
 
 
+def is_folder_name(path: str | os.PathLike[str]) -> bool:
+    """Whether frames that are written to a path go into a folder: no ending, or one."""
+    return os.path.isdir(path) or not pathlib.Path(path).suffix
+
+
 def clip_frames(path: str | os.PathLike[str], *, rgb: bool = True) -> Iterator[Any]:
     """The frames of a clip, one after another.
 
@@ -81,22 +90,23 @@ def _rewrite(
     source: Any,
     path: Any,
     change: Callable,
+    *,
     rgb: bool,
+    rate: int | float | Fraction | None,
     lossless: bool,
     quality: int | float | None,
     overwrite: bool,
 ) -> tuple[str, ...]:
-    if os.path.isdir(source):
+    """Frames from a folder or a video to a folder or a video."""
+    from_folder, to_folder = os.path.isdir(source), is_folder_name(path)
+    if from_folder and to_folder:
         return rewrite_folder(source, path, change, overwrite=overwrite)
-    return rewrite_video(
-        source,
-        path,
-        change,
-        rgb=rgb,
-        lossless=lossless,
-        quality=quality,
-        overwrite=overwrite,
-    )
+    if to_folder:
+        return video_to_folder(source, path, change, rgb=rgb, overwrite=overwrite)
+    video = {"lossless": lossless, "quality": quality, "overwrite": overwrite}
+    if from_folder:
+        return folder_to_video(source, path, change, rate=cast(Any, rate), **video)
+    return rewrite_video(source, path, change, rgb=rgb, **video)
 
 
 def deflicker_clip(
@@ -109,6 +119,7 @@ def deflicker_clip(
     cuts: Sequence[int] | np.ndarray | None = None,
     mask: Any = None,
     max_slope: int | float = 2.5,
+    rate: int | float | Fraction | None = None,
     lossless: bool = False,
     quality: int | float | None = None,
     overwrite: bool = False,
@@ -118,13 +129,15 @@ def deflicker_clip(
 
     Args:
         source: a video, or a folder of pictures.
-        path: where to: a video (`rewrite_video`), or a folder (`rewrite_folder`).
+        path: where to: a video, or, if it has no ending, a folder (`rewrite_video`,
+            `rewrite_folder`, `folder_to_video`, `video_to_folder`).
         window: as for `deflicker`, in frames.
         strength: as for `deflicker`.
         local: as for `deflicker`.
         cuts: as for `deflicker`.
         mask: (h, w), where to learn the brightness.
         max_slope: as for `deflicker`.
+        rate: frames a second of a folder, needed where it becomes a video.
         lossless: as for `rewrite_video`.
         quality: as for `rewrite_video`.
         overwrite: whether existing files may be replaced.
@@ -138,6 +151,7 @@ def deflicker_clip(
         ValueError: an option is out of range, or files are no clips (`clip_frames`).
         OSError: something cannot be read or written.
     """
+    check_rate(rate, os.path.isdir(source), is_folder_name(path))
     tell = progress or (lambda *_: None)
     cells = CELLS if local else None
     laws = []
@@ -156,7 +170,16 @@ def deflicker_clip(
         tell("write", number + 1, len(laws))
         return new
 
-    notes = _rewrite(source, path, change, False, lossless, quality, overwrite)
+    notes = _rewrite(
+        source,
+        path,
+        change,
+        rgb=False,
+        rate=rate,
+        lossless=lossless,
+        quality=quality,
+        overwrite=overwrite,
+    )
     before = np.asarray(law.whole).mean(axis=1)
     return DeflickerReport(before, after, steady.cuts, notes)
 
@@ -175,6 +198,7 @@ def grade_clip(
     *,
     mask: Any = None,
     smoothness: int | float | None = None,
+    rate: int | float | Fraction | None = None,
     lossless: bool = False,
     quality: int | float | None = None,
     overwrite: bool = False,
@@ -182,12 +206,16 @@ def grade_clip(
 ) -> tuple[str, ...]:
     """Writes a clip with every frame changed by the same map, so that nothing flickers.
 
+    8-bit frames become what `apply_colour_map` makes of them, deeper ones nearly so
+    (`frame_grader`).
+
     Args:
         colour_map: a fitted map, or a 3-D table.
         source: a video, or a folder of pictures.
         path: where to, as for `deflicker_clip`.
         mask: as for `apply_colour_map`, the same for all frames.
         smoothness: if given, the grain of each frame is restored (`restore_grain`).
+        rate: frames a second of a folder, needed where it becomes a video.
         lossless: as for `rewrite_video`.
         quality: as for `rewrite_video`.
         overwrite: whether existing files may be replaced.
@@ -200,16 +228,27 @@ def grade_clip(
         ValueError: files are no clips; a map of grey for a clip in colour, or reverse.
         OSError: something cannot be read or written.
     """
+    check_rate(rate, os.path.isdir(source), is_folder_name(path))
+    grade = frame_grader(colour_map, mask=mask)
 
     def change(number: int, pixels: np.ndarray) -> np.ndarray:
-        moved = apply_colour_map(colour_map, pixels, mask=mask)
+        moved = grade(pixels)
         if smoothness is not None:
             moved = restore_grain(pixels, moved, smoothness=smoothness)
         if progress:
             progress("write", number + 1, None)
         return moved
 
-    return _rewrite(source, path, change, True, lossless, quality, overwrite)
+    return _rewrite(
+        source,
+        path,
+        change,
+        rgb=True,
+        rate=rate,
+        lossless=lossless,
+        quality=quality,
+        overwrite=overwrite,
+    )
 
 
 def sample_clip(

@@ -145,7 +145,7 @@ def apply_found(
     if picture.dtype == np.uint8:
         moved = map_distinct(
             lambda colours: from_unit(
-                _evaluate(colour_map, to_unit(colours)), np.uint8
+                evaluate_colours(colour_map, to_unit(colours)), np.uint8
             ),
             picture,
             found,
@@ -164,18 +164,20 @@ def _evaluate_many(colour_map: ColourMap | Lut, flat: np.ndarray) -> np.ndarray:
     is_colour = isinstance(colour_map, ColourMap) and colour_map.space != "grey"
     inside = flat.min() >= 0 and flat.max() <= 1  # not so if there is a NaN
     if is_colour and inside and len(flat) > 4 * _TABLE_NODES**3:
-        table = bake(lambda colours: _evaluate(colour_map, colours), _TABLE_NODES)
+        table = bake(
+            lambda colours: evaluate_colours(colour_map, colours), _TABLE_NODES
+        )
         probe = flat[:: max(1, len(flat) >> 14)]
         error = table_error(
-            lambda colours: _evaluate(colour_map, colours), table, probe
+            lambda colours: evaluate_colours(colour_map, colours), table, probe
         )
         if float(jnp.max(error)) <= 0.5 / 255:
-            return _evaluate(table, flat)
-    return _evaluate(colour_map, flat)
+            return evaluate_colours(table, flat)
+    return evaluate_colours(colour_map, flat)
 
 
-def _evaluate(colour_map: ColourMap | Lut, colours: ArrayLike) -> np.ndarray:
-    """Any number of colours, in blocks of one compiled size."""
+def evaluate_colours(colour_map: ColourMap | Lut, colours: ArrayLike) -> np.ndarray:
+    """Any number of colours (n, c) after the map, in blocks of one compiled size."""
     if isinstance(colour_map, Lut):
         return np.asarray(apply_lut(colour_map, colours))
     return in_blocks(lambda block: _evaluate_block(colour_map, block), colours)
@@ -250,8 +252,10 @@ def export_cube(
     picture, _ = split_alpha("pixels", pixels)
     if colour_map.space == "grey" or picture.shape[-1] != 3:
         raise ValueError("a .cube table is for colour pictures; this map is of grey.")
-    table = bake(lambda colours: _evaluate(colour_map, colours), num_nodes)
+    table = bake(lambda colours: evaluate_colours(colour_map, colours), num_nodes)
     write_cube(path, table, title=title)
     probe = to_unit(sample_colours(picture, 1 << 14))
-    error = table_error(lambda colours: _evaluate(colour_map, colours), table, probe)
+    error = table_error(
+        lambda colours: evaluate_colours(colour_map, colours), table, probe
+    )
     return np.asarray(error) * 255

@@ -123,3 +123,5 @@ def check_folder(path: pathlib.Path, overwrite: bool) -> None:
         raise FileExistsError(f"{path}: the folder is not empty; --force replaces")
     if not path.resolve().parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    if not os.access(path.resolve().parent, os.W_OK):
+        raise PermissionError(f"{path}: the folder {path.parent} is read-only")

@@ -110,7 +110,7 @@ def find_distinct(pixels: np.ndarray) -> Distinct | None:
     """The distinct colours of an 8-bit picture; None for pictures of other kinds."""
     if pixels.dtype != np.uint8 or pixels.shape[-1] != 3:
         return None
-    codes = _packed(pixels.reshape(-1, 3))
+    codes = pack_colours(pixels.reshape(-1, 3))
     seen = np.zeros(1 << 24, bool)
     seen[codes] = True
     return Distinct(codes, np.flatnonzero(seen).astype(np.uint32))
@@ -139,12 +139,12 @@ def map_distinct(
         return function(grey)[:, 0][pixels]
     codes, distinct = found or cast(Distinct, find_distinct(pixels))
     table = np.empty(1 << 24, np.uint32)
-    table[distinct] = _packed(function(_unpacked(distinct)))
-    return _unpacked(table[codes]).reshape(pixels.shape)
+    table[distinct] = pack_colours(function(unpack_colours(distinct)))
+    return unpack_colours(table[codes]).reshape(pixels.shape)
 
 
-def _packed(colours: np.ndarray) -> np.ndarray:
-    """The three bytes of a colour in one uint32."""
+def pack_colours(colours: np.ndarray) -> np.ndarray:
+    """The three bytes of each colour (n, 3) in one uint32, blue highest."""
     code = colours[:, 2].astype(np.uint32)
     for channel in (1, 0):
         code <<= 8
@@ -152,7 +152,8 @@ def _packed(colours: np.ndarray) -> np.ndarray:
     return code
 
 
-def _unpacked(codes: np.ndarray) -> np.ndarray:
+def unpack_colours(codes: np.ndarray) -> np.ndarray:
+    """The inverse of `pack_colours`: uint8 colours (n, 3)."""
     colours = np.empty((len(codes), 3), np.uint8)
     for channel in range(3):
         colours[:, channel] = (codes >> (8 * channel)).astype(np.uint8)

@@ -63,7 +63,7 @@ def naming_video(shown: str, done: str) -> Iterator[None]:
     try:
         yield
     except av.error.FFmpegError as error:
-        if isinstance(error, OSError) and error.errno and not error.filename:
+        if isinstance(error, OSError) and error.errno:
             raise OSError(error.errno, os.strerror(error.errno), shown) from None
         reason = error.strerror or type(error).__name__
         raise VideoError(f"{shown}: cannot be {done}: {reason}") from error

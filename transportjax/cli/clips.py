@@ -21,19 +21,20 @@ def check_clip_outputs(
 ) -> None:
     """Refuses before the work what could not be written after it.
 
-    The first of the outputs is the clip: a folder if the source is one, else a video.
+    The first of the outputs is the clip: a video, or a folder if it has no ending.
     """
-    from transportjax.apps import frame_folders, video_write
+    from transportjax.apps import clips, frame_folders, video_encoding
 
     clip, *others = outputs
-    if not arguments.source.is_dir():
+    is_folder = arguments.source.is_dir()
+    if not is_folder and arguments.rate is not None:
+        raise UsageError("--rate is for folders of frames; a video has its own")
+    if not clips.is_folder_name(clip):
         check_outputs(outputs, inputs, arguments.force)
-        video_write.check_video_output(clip, lossless=arguments.lossless)
+        video_encoding.check_video_output(clip, lossless=arguments.lossless)
+        if is_folder and arguments.rate is None:
+            raise UsageError("a folder has no frames a second: add --rate 24, or so")
         return
-    if clip.suffix and not clip.is_dir():
-        raise NotADirectoryError(
-            f"{clip}: frames of a folder go into a folder, not a file"
-        )
     if arguments.lossless or arguments.crf is not None:
         raise UsageError("--lossless and --crf are for videos")
     if clip.resolve() == arguments.source.resolve():
@@ -118,6 +119,7 @@ def _grade(arguments: Any, fitted: Any, mask: Any, say: Report) -> None:
             arguments.output,
             mask=mask,
             smoothness=arguments.regrain,
+            rate=arguments.rate,
             lossless=arguments.lossless,
             quality=arguments.crf,
             overwrite=arguments.force,

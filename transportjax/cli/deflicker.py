@@ -19,10 +19,12 @@ examples:
   transportjax deflicker old_film.mp4 -o steady.mp4
   transportjax deflicker timelapse.mov -o steady.mov --window 2s --figure light.png
   transportjax deflicker frames/ -o steady/ --local --strength 0.8
+  transportjax deflicker frames/ -o steady.mp4 --rate 24
 
 CLIP is a video, or a folder of frames (PNG, TIFF, JPEG) in the order of the numbers in
-their names; OUT is one of the same kind. Audio, subtitles and the times of frames are
-kept. Shot cuts are found; --cuts names them where that fails.
+their names; so is OUT, a folder if its name has no ending. From video to video audio,
+subtitles and the times of frames are kept. Shot cuts are found; --cuts names them where
+that fails.
 """
 
 
@@ -105,6 +107,7 @@ def _deflicker(arguments: argparse.Namespace) -> None:
             cuts=arguments.cuts,
             mask=clips.mask_of(arguments.mask, arguments.source),
             max_slope=arguments.max_slope,
+            rate=arguments.rate,
             lossless=arguments.lossless,
             quality=arguments.crf,
             overwrite=arguments.force,
@@ -132,9 +135,11 @@ def _frames(arguments: argparse.Namespace) -> float:
     value, is_seconds = arguments.window
     if not is_seconds:
         return max(1.0, value)
-    if arguments.source.is_dir():
-        raise UsageError("--window in seconds is for videos: a folder has no rate")
-    return max(1.0, value * video_rate(arguments.source))
+    if not arguments.source.is_dir():
+        return max(1.0, value * video_rate(arguments.source))
+    if arguments.rate is None:
+        raise UsageError("--window in seconds: a folder has no rate, add --rate")
+    return max(1.0, value * float(arguments.rate))
 
 
 def flicker(means: Any, cuts: Any) -> float:

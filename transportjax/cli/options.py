@@ -8,6 +8,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 
@@ -37,10 +38,28 @@ def add_video(parser: argparse.ArgumentParser) -> None:
         help="a video without any loss: FFV1, OUT must end in .mkv",
     )
     parser.add_argument(
+        "--rate",
+        metavar="FPS",
+        type=_rate,
+        help="frames a second of a folder of frames, to make a video of it: 24, 29.97, "
+        "30000/1001",
+    )
+    parser.add_argument(
         "--crf",
         type=number_type(0.0, 51.0),
         help="quality of a video, less is better (default: 16 for H.264, 18 for HEVC)",
     )
+
+
+def _rate(text: str) -> Fraction:
+    """A number above 0, or a fraction."""
+    try:
+        value = Fraction(text)
+    except ZeroDivisionError:
+        value = Fraction(0)
+    if not 0 < value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0, up to 1000")
+    return value
 
 
 def add_strength(parser: argparse.ArgumentParser) -> None:
