@@ -16,7 +16,7 @@ from transportjax.apps import (
     table_log_likelihood,
     write_table,
 )
-from transportjax.maps import Affine, ModelFileError, save
+from transportjax.maps import Affine, Chain, GaussianMixtureMap, ModelFileError, save
 
 NUM = 600
 NAMES = ("length", "count", "unit", "cost")
@@ -189,6 +189,25 @@ def test_one_stray_does_not_stop_the_fit(seed):
     drawn = sample_table(law, 1000).values
     assert np.isfinite(drawn).all()
     assert abs(np.median(drawn[:, 1])) < 0.6
+
+
+def test_clusters_stay_apart_and_no_stray_is_impossible(tmp_path):
+    """They are a mixture, and a normal law of the mass of one row."""
+    x = np.random.default_rng(0).normal(size=(1200, 2))
+    x[::3] += 20
+    law = fit_table_law(Table(x), num_steps=2)
+    assert isinstance(law.flow.map, Chain)
+    assert isinstance(law.flow.map.maps[-1], GaussianMixtureMap)
+    save_table_law(tmp_path / "law.tjx", law)
+    law = load_table_law(tmp_path / "law.tjx")
+    drawn = sample_table(law, 2000).values
+    between = np.linalg.norm(drawn - 10, axis=1) < 7
+    assert between.sum() < 8  # the normal law has two of the 2000 in all
+    rows = np.array([[0.0, 0.0], [10.0, 10.0]])
+    scores = table_log_likelihood(law, Table(rows))
+    truth = np.log(2 / 3) - np.log(2 * np.pi)
+    assert abs(scores[0] - truth) < 0.2
+    assert scores[1] > -13  # under the clusters alone it is -16.7
 
 
 def test_foreign_flows(folder, tmp_path, capsys):

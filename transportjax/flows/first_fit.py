@@ -3,16 +3,23 @@
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from transportjax._sharding import explicit_mesh_guard
 from transportjax.maps import Chain, GaussianMixtureMap
-from transportjax.mixtures import SelectedMixture, select_gaussian_mixture
+from transportjax.mixtures import (
+    GaussianMixture,
+    SelectedMixture,
+    select_gaussian_mixture,
+)
+from transportjax.mixtures.model_selection import mean_loss_of
 from transportjax.sliced import AbstractDirections, OrthonormalDirections
 from transportjax.solvers import gaussianise
-from transportjax.solvers.gaussianise import MOST_RANDOM, whitening
+from transportjax.solvers.gaussianise import MOST_RANDOM, robust_whitening, whitening
 
 from .flow import Flow
 from .likelihood import mean_loss, thinned
@@ -38,7 +45,7 @@ def first_fit(
     """
     part, shares = thinned((train["x"], train["weights"]))
     # an error, by its name here
-    whiten = explicit_mesh_guard(whitening)("x", part, shares)
+    explicit_mesh_guard(whitening)("x", part, shares)
     found: list[tuple[Flow, float]] = []
 
     def take(flow: Flow, loss: float) -> None:
@@ -47,33 +54,67 @@ def first_fit(
             flow, loss = min(found, key=lambda pair: pair[1])
             progress(flow, 0, loss)
 
-    def take_mixture(selected: SelectedMixture) -> None:
-        map = Chain((whiten, GaussianMixtureMap.from_mixture(selected.mixture)))
-        flow, loss = Flow(map, part.shape[1]), float(selected.held_out) - log_det
-        take(flow, loss if kept["weights"] is None else loss_of(flow, kept))
-
-    if _suits_mixtures(part):
-        matrix = np.asarray(whiten.matrix, np.float64)
-        log_det = float(np.linalg.slogdet(matrix)[1])
-        points, others = (
-            np.asarray(x, np.float64) @ matrix.T + np.asarray(whiten.offset, np.float64)
-            for x in (part, kept["x"])
-        )
-        select_gaussian_mixture(
-            points.astype(part.dtype),
-            others.astype(part.dtype),
-            key=key,
-            weights=shares,
-            progress=take_mixture,
-        )
+    if suits_mixtures(part):
+        mixture_fit(part, shares, kept, key, take)
     take(*_gaussianised(part, shares, kept, jr.split(key, 4)[0]))
     return min(found, key=lambda pair: pair[1])
 
 
-def _suits_mixtures(x: Array) -> bool:
+def suits_mixtures(x: Array) -> bool:
     """Whether some components may fill the space, and can be counted reliably."""
     num, dim = x.shape
     return dim <= _MOST_MIXED and num >= _LEAST_MIXED and x.is_fully_addressable
+
+
+def mixture_fit(
+    part: Array, shares: Array | None, kept: dict, key: PRNGKeyArray, take: Any
+) -> None:
+    """Gaussian mixtures of the whitened samples, far ones drawn in, as flows.
+
+    `take` is called with the best one so far and the mean of -log p of it over the
+    held-out samples, after each that is better.
+    """
+    num, dim = part.shape
+    rows = np.concatenate([part, kept["x"]])
+    first = explicit_mesh_guard(robust_whitening)("x", part, shares)
+    moved, log_dets = _moved(first, jnp.asarray(rows))
+    moved, log_dets = np.asarray(moved), np.asarray(log_dets)
+    points, others = np.split(moved, [num])
+
+    def take_mixture(selected: SelectedMixture) -> None:
+        mixture = _with_normal(selected.mixture, num)
+        map = Chain((*first.maps, GaussianMixtureMap.from_mixture(mixture)))
+        flow = Flow(map, dim)
+        if kept["weights"] is None:  # nothing to compile
+            loss = mean_loss_of(mixture, others) - float(np.mean(log_dets[num:]))
+        else:
+            loss = loss_of(flow, kept)
+        take(flow, loss)
+
+    select_gaussian_mixture(
+        points, others, key=key, weights=shares, progress=take_mixture
+    )
+
+
+def _with_normal(mixture: GaussianMixture, num: int) -> GaussianMixture:
+    """With N(0, I), of the mass of one sample, for those that lie off all the others.
+
+    Under the other components they might be so unlikely that they outweigh all else.
+    """
+    means, covariances, weights = map(np.asarray, jax.tree.leaves(mixture))
+    dim, share = means.shape[1], 1 / (num + 1)
+    leaves = (
+        np.concatenate([means, np.zeros((1, dim))]),
+        np.concatenate([covariances, np.eye(dim)[None]]),
+        np.append((1 - share) * weights, share),
+    )
+    return GaussianMixture(*(jnp.asarray(leaf, means.dtype) for leaf in leaves))
+
+
+@eqx.filter_jit
+@explicit_mesh_guard
+def _moved(map: Chain, x: Array) -> tuple[Array, Array]:
+    return jax.vmap(map.transform_and_log_det)(x)
 
 
 def _gaussianised(

@@ -58,9 +58,10 @@ def fit_flow(
     `gaussianise` gives a flow within seconds; of large tables, by fewer steps, along
     random axes, and from a part of the samples. In up to three dimensions, from 1000
     samples on, Gaussian mixtures are tried too (`select_gaussian_mixture`, and the map
-    that makes them normal): they are better at clusters and curves, `gaussianise` at
-    edges and tails. Then a `spline_flow` is trained, and as
-    soon as held-out samples are more likely under it, it takes the place of the first.
+    that makes them normal, behind whitening and `LogTails` as in `gaussianise`): they
+    are better at clusters and curves, `gaussianise` at edges. Then a `spline_flow` is
+    trained, and as soon as held-out samples are more likely under it, it takes the
+    place of the first.
     Where the fit starts by making the columns normal, each by itself, the flow that is
     trained comes behind the same maps of the columns, which stay as fitted.
 

@@ -22,12 +22,13 @@ from .packages import imported
 class FlowEstimator:
     """A density, a sampler and a transform to independent normal columns.
 
-    It fits `gaussianise` to nine tenths of the standardised rows. `clone`, `Pipeline`
-    and `GridSearchCV` of scikit-learn take it, with the mean log-likelihood as score;
-    scikit-learn is not needed otherwise. Arrays of numpy, or data frames, go in, arrays
-    come out; the map computes in float32. Columns are taken as continuous: whole
-    numbers need noise, `X + random.uniform(size=X.shape)`, or a `fit_table_law` of
-    `transportjax.apps`, which takes numbers that repeat as such.
+    It fits `gaussianise` to nine tenths of the standardised rows, and in up to three
+    dimensions, from 1000 rows on, Gaussian mixtures; what makes the others likelier is
+    kept. `clone`, `Pipeline` and `GridSearchCV` of scikit-learn take it, with the mean
+    log-likelihood as score; scikit-learn is not needed otherwise. Arrays of numpy, or
+    data frames, go in, arrays come out; the map computes in float32. Columns are taken
+    as continuous: whole numbers need noise, `X + random.uniform(size=X.shape)`, or a
+    `fit_table_law` of `transportjax.apps`, which takes numbers that repeat as such.
 
     Args:
         num_steps: of `gaussianise`, at most.

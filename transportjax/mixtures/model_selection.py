@@ -108,7 +108,7 @@ def select_gaussian_mixture(
             tolerance=_TOLERANCE,
             floor=_FLOOR,
         )
-        value = _mean_loss(mixture, kept)
+        value = mean_loss_of(mixture, kept)
         if not value < least:
             return False
         least = value
@@ -171,7 +171,7 @@ class _Seeds:
         return GaussianMixture(*(jnp.asarray(leaf, self.dtype) for leaf in leaves))
 
 
-def _mean_loss(mixture: GaussianMixture, x: np.ndarray) -> float:
+def mean_loss_of(mixture: GaussianMixture, x: np.ndarray) -> float:
     """By numpy, in blocks: nothing to compile."""
     means, covariances, weights = map(np.asarray, jax.tree.leaves(mixture))
     factors = np.linalg.cholesky(covariances.astype(np.float64))
