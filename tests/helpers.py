@@ -56,6 +56,30 @@ def check_gradient(function, *args, eps=1e-6, rtol=1e-6, atol=1e-8):
     np.testing.assert_allclose(reverse, forward, rtol=1e-9, atol=1e-10)
 
 
+@jax.jit
+def images(map, x):
+    """T(x) for each event of `x`: one program, where single calls compile many."""
+    return jax.vmap(map)(x)
+
+
+@jax.jit
+def preimages(map, y):
+    """The events that a map takes to those of `y`."""
+    return jax.vmap(map.inverse)(y)
+
+
+@jax.jit
+def images_and_log_dets(map, x):
+    """T(x) and log |det dT/dx| for each event of `x`."""
+    return jax.vmap(map.transform_and_log_det)(x)
+
+
+@jax.jit
+def jacobians(map, x):
+    """dT/dx at each event of `x`."""
+    return jax.vmap(jax.jacfwd(map))(x)
+
+
 def perturbed(tree, key, size=0.1):
     """The tree with noise of the given size on every leaf."""
     leaves, structure = jax.tree.flatten(tree)

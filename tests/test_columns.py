@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import assert_close
+from helpers import assert_close, images, images_and_log_dets, jacobians, preimages
 
 from transportjax import maps as tm
 from transportjax.flows import Flow, fit_flow, spline_flow
@@ -62,14 +62,14 @@ def test_sharp_columns_are_learned(fitted):
 
 def test_it_is_a_map(fitted, tmp_path):
     z = sharp(scores(jr.key(3), 50))
-    image, log_det = jax.vmap(fitted.map.transform_and_log_det)(z)
-    back = jax.vmap(fitted.map.inverse)(image)
+    image, log_det = images_and_log_dets(fitted.map, z)
+    back = preimages(fitted.map, image)
     assert_close(back, z, rtol=2e-3, atol=2e-3)
-    jacobian = jax.vmap(jax.jacfwd(fitted.map))(z[:5])
+    jacobian = jacobians(fitted.map, z[:5])
     assert_close(jnp.linalg.slogdet(jacobian)[1], log_det[:5], rtol=1e-3, atol=1e-3)
     tm.save(tmp_path / "map.npz", fitted.map)
     loaded = tm.load(tmp_path / "map.npz")
-    assert_close(jax.vmap(loaded)(z), image, rtol=1e-6, atol=1e-6)
+    assert_close(images(loaded, z), image, rtol=1e-6, atol=1e-6)
 
 
 def test_the_held_out_losses_are_those_of_the_maps():
@@ -133,7 +133,7 @@ def test_weights_and_units():
     assert_close(third.points, first.points, rtol=1e-3, atol=2e-3)
     shift = jnp.sum(jnp.log(units))
     assert_close(third.log_dets, first.log_dets - shift, rtol=1e-3, atol=5e-3)
-    moved, log_dets = jax.vmap(tm.Chain(first.maps).transform_and_log_det)(x)
+    moved, log_dets = images_and_log_dets(tm.Chain(first.maps), x)
     assert_close(moved, first.points, rtol=1e-4, atol=1e-4)
     assert_close(log_dets, first.log_dets, rtol=1e-4, atol=1e-3)
 

@@ -59,7 +59,7 @@ def test_depends_on_the_key_alone_also_under_jit(name, dim, key):
 def test_directions_are_unbiased(name, dim, key):
     # E[theta theta^T] = I/d, and odd moments do not matter (the half circle has some).
     keys = jr.split(key, 400)
-    sets = jax.vmap(lambda k: SAMPLERS[name][0](k, 6, dim))(keys)
+    sets = jax.jit(jax.vmap(lambda k: SAMPLERS[name][0](k, 6, dim)))(keys)
     moment = jnp.einsum("spi,spj->ij", sets, sets) / (400 * 6)
     assert_close(moment, np.eye(dim) / dim, atol=0.03)
 
@@ -81,7 +81,8 @@ def test_haar_rotation_is_orthogonal(dim, key):
 def test_haar_rotation_has_the_haar_distribution(key):
     # In the plane: uniform angle, reflections in half of the cases. Without the sign
     # fix, R would keep a negative diagonal and both tests fail.
-    rotations = np.asarray(jax.vmap(lambda k: haar_rotation(k, 2))(jr.split(key, 4000)))
+    turns = jax.jit(jax.vmap(lambda k: haar_rotation(k, 2)))
+    rotations = np.asarray(turns(jr.split(key, 4000)))
     angle = np.arctan2(rotations[:, 0, 1], rotations[:, 0, 0])
     uniform = scipy.stats.uniform(-np.pi, 2 * np.pi)
     assert scipy.stats.kstest(angle, uniform.cdf).pvalue > 1e-3
@@ -133,7 +134,7 @@ def test_better_sets_integrate_better(key):
 
 def test_vmap_over_keys_is_a_loop_over_keys(key):
     keys = jr.split(key, 3)
-    batched = jax.vmap(lambda k: orthonormal_directions(k, 5, 3))(keys)
+    batched = jax.jit(jax.vmap(lambda k: orthonormal_directions(k, 5, 3)))(keys)
     for one, each in zip(batched, keys, strict=True):
         assert_close(one, orthonormal_directions(each, 5, 3))
 

@@ -229,8 +229,12 @@ def test_memory_does_not_grow_with_the_number_of_pairs(total):
 def test_many_items_in_single_precision(x64):
     rng = np.random.default_rng(0)
     x, y = rng.uniform(0, 3, size=(2, 15_000)).astype("float32")
+    # the other tests are compiled with little effort; this one runs long
+    options = {"xla_backend_optimization_level": 3}
     for total in (pair_sum, log_pair_sum):
-        value = jax.jit(functools.partial(total, log_distance))
+        value = jax.jit(
+            functools.partial(total, log_distance), compiler_options=options
+        )
         exact = value(np.float64(x), np.float64(y))
         assert_close(value(x, y), exact, rtol=2e-6, atol=0)
 

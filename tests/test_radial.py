@@ -22,7 +22,7 @@ def test_by_numpy(controls, x64):
     squares = np.sum((controls - x) ** 2, axis=1)
     expected = matrix @ x + shift + np.exp(-squares / (2 * 0.7**2)) @ bumps
     assert_close(warp(x), expected)
-    assert_close(warp.jacobian(x), jax.jacfwd(warp)(x))
+    assert_close(warp.jacobian(x), jax.jit(jax.jacfwd(warp))(x))
     gram = np.exp(-np.sum((controls[:, None] - controls) ** 2, -1) / (2 * 0.7**2))
     assert_close(warp.bending_energy(), np.trace(bumps.T @ gram @ bumps))
 

@@ -76,7 +76,7 @@ def test_quadrature_on_the_circle(x64):
     p, q = problem(2)
     angle = 2 * np.pi * np.arange(400) / 400
     points = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
-    densities = [jnp.exp(jax.vmap(m.log_prob)(points)) for m in (p, q)]
+    densities = [jnp.exp(jax.jit(jax.vmap(m.log_prob))(points)) for m in (p, q)]
     integral = 2 * np.pi * jnp.mean(densities[0] * densities[1])
     assert_close(overlap(p, q), integral, rtol=1e-12)
     assert_close(2 * np.pi * jnp.mean(densities[0]), jnp.sum(p.weights), rtol=1e-12)
@@ -138,7 +138,7 @@ def test_slopes_in_large_concentrations_keep_their_digits():
         VonMisesFisherMixture(np.float32([[0, 0, 1]]), np.float32([c]))
         for c in (kappa, other)
     )
-    slope = jax.grad(log_overlap)(p, q).concentrations[0]
+    slope = jax.jit(jax.grad(log_overlap))(p, q).concentrations[0]
     # log C(kappa) + log C(lambda) - log C(kappa + lambda), with A = 1 - 1 / kappa
     expected = 1 / kappa - 1 / (kappa + other)
     assert_close(slope * kappa, expected * kappa, rtol=1e-4)
@@ -152,7 +152,7 @@ def test_limits(x64):
     p = VonMisesFisherMixture(np.eye(3), np.zeros(1))
     q = VonMisesFisherMixture(np.eye(3)[:1], np.zeros(1))
     assert_close(overlap(p, q), np.exp(log_normaliser(0.0, 3)), rtol=1e-14)
-    for slope in jax.tree.leaves(jax.grad(overlap)(p, q)):
+    for slope in jax.tree.leaves(jax.jit(jax.grad(overlap))(p, q)):
         assert np.all(np.isfinite(slope))
     assert_close(l2_divergence(p, q), 0.0, atol=1e-15)
     # a sharp density picks out a value of the other one
@@ -170,7 +170,7 @@ def test_rotation_and_norm_of_directions(x64):
     # a step of an optimiser leaves the sphere, and changes nothing by that
     longer = eqx.tree_at(lambda m: m.directions, p, 3 * p.directions)
     assert_close(overlap(longer, q), overlap(p, q), rtol=1e-13)
-    slope = jax.grad(overlap)(longer, q).directions
+    slope = jax.jit(jax.grad(overlap))(longer, q).directions
     assert_close(jnp.sum(slope * p.directions, axis=1), np.zeros(5), atol=1e-15)
 
 
@@ -209,6 +209,11 @@ def test_log_prob_by_the_plain_formula(x64):
     assert_close(p.log_prob(u), np.log(p.weights @ np.exp(logs)), rtol=1e-13)
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def resultant_slope(kappa, dim):
+    return jax.grad(mean_resultant)(kappa, dim)
+
+
 @pytest.mark.parametrize("kappa", [0.0, 3.0, 1e4])
 @pytest.mark.parametrize("dim", [2, 3, 5])
 def test_samples(dim, kappa):
@@ -219,7 +224,7 @@ def test_samples(dim, kappa):
     assert_close(np.linalg.norm(x, axis=1), np.ones(num), rtol=1e-6)
     below = np.sum((x - m) ** 2, axis=1) / 2
     resultant = float(mean_resultant(np.float32(kappa), dim))
-    slope = float(jax.grad(lambda c: mean_resultant(c, dim))(np.float32(kappa)))
+    slope = float(resultant_slope(np.float32(kappa), dim))
     missing = (dim - 1) / 2 / kappa if kappa > 1e3 else 1 - resultant
     # the mean and the variance of m.x are A and A', five standard errors wide
     deviation = slope**0.5
@@ -263,7 +268,7 @@ def test_jit_and_vmap(x64):
     batched = jax.jit(jax.vmap(p.log_prob))(points)
     assert_close(batched, [p.log_prob(u) for u in points], rtol=1e-14)
     stacked = jax.tree.map(lambda *a: jnp.stack(a), p, p)
-    assert_close(jax.vmap(overlap, (0, None))(stacked, q), [overlap(p, q)] * 2)
+    assert_close(jax.jit(jax.vmap(overlap, (0, None)))(stacked, q), [overlap(p, q)] * 2)
 
 
 def test_dtypes():

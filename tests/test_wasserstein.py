@@ -268,9 +268,9 @@ def test_gradient_in_the_exponent(x64):
 def test_second_derivatives(x64):
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=5), rng.normal(size=5)
-    hessian = jax.hessian(wasserstein_1d)(x, y)
+    both = (jax.hessian(wasserstein_1d), jax.jacfwd(jax.jacfwd(wasserstein_1d)))
+    hessian, forward = jax.jit(lambda *clouds: [f(*clouds) for f in both])(x, y)
     assert_close(hessian, 2 / 5 * np.eye(5), atol=1e-12)
-    forward = jax.jacfwd(jax.jacfwd(wasserstein_1d))(x, y)
     assert_close(forward, hessian, atol=1e-12)
     a, b = rng.uniform(0.5, 2, 5), rng.uniform(0.5, 2, 3)
 
@@ -286,19 +286,19 @@ def test_second_derivatives(x64):
 def test_gradient_is_zero_where_the_clouds_coincide(p, key):
     x = jnp.round(jr.normal(key, (9,)), 1)  # with ties
     a = jnp.arange(9.0)
-    value = jax.jit(
-        lambda x, y, a: (
-            wasserstein_1d(x, y, p=p)
-            + wasserstein_1d(x, y, p=p, x_weights=a, y_weights=a)
-        )
-    )
-    for gradient in jax.grad(value, argnums=(0, 1))(x, x[::-1], a * 0 + 1):
+
+    def value(x, y, a):
+        weighted = wasserstein_1d(x, y, p=p, x_weights=a, y_weights=a)
+        return wasserstein_1d(x, y, p=p) + weighted
+
+    slopes = jax.jit(jax.grad(value, argnums=(0, 1, 2)))
+    for gradient in slopes(x, x[::-1], a * 0 + 1)[:2]:
         np.testing.assert_array_equal(gradient, np.zeros(9))
-    for gradient in jax.grad(value, argnums=(0, 1))(x, x, a):
+    for gradient in slopes(x, x, a)[:2]:
         np.testing.assert_array_equal(gradient, np.zeros(9))
-    constant = jnp.full(4, 2.0)
-    for gradient in jax.grad(value, argnums=(0, 1, 2))(constant, constant, a[1:5]):
-        np.testing.assert_array_equal(gradient, np.zeros(4))
+    constant = jnp.full(9, 2.0)
+    for gradient in slopes(constant, constant, a + 1):
+        np.testing.assert_array_equal(gradient, np.zeros(9))
 
 
 def test_gradient_in_the_weights_is_a_centred_potential(x64):
@@ -307,11 +307,12 @@ def test_gradient_in_the_weights_is_a_centred_potential(x64):
     a, b = rng.uniform(0.1, 1, 7), rng.uniform(0.1, 1, 4)
     a[2] = b[1] = 0  # the derivative of an atom without mass: what mass would cost
 
+    @jax.jit
     def value(a, b):
         return wasserstein_1d(x, y, x_weights=a, y_weights=b)
 
     f, g = potentials_1d(x, y, x_weights=a, y_weights=b)
-    by_a, by_b = jax.grad(value, argnums=(0, 1))(a, b)
+    by_a, by_b = jax.jit(jax.grad(value, argnums=(0, 1)))(a, b)
     assert_close(by_a, (f - f @ a / a.sum()) / a.sum(), rtol=1e-9)
     assert_close(by_b, (g - g @ b / b.sum()) / b.sum(), rtol=1e-9)
     assert abs(by_a @ a) < 1e-12  # the scale of the weights does not matter
@@ -378,19 +379,21 @@ def test_offset_and_magnitudes_in_float32(key):
         assert_close(large, 1e30 * distance(x, y[:n], y_weights=a, p=1), rtol=1e-5)
         assert distance(1e30 * x, 1e30 * y[:n], y_weights=a) == jnp.inf
         huge = lambda x, n=n, a=a: wasserstein_1d(x, 1e30 * y[:n], y_weights=a)  # noqa: E731
-        assert jnp.isfinite(jax.grad(huge)(1e30 * x)).all()
+        assert np.isfinite(jax.jit(jax.grad(huge))(1e30 * x)).all()
 
 
 def test_a_sample_without_mass_has_no_influence_whatever_its_value():
-    x, y = jnp.array([1.0, 3e38, 2.0, -3e38]), jnp.array([4.0, 5.0, 6.0])
-    a = jnp.array([1.0, 0.0, 2.0, 0.0])
+    x, y = np.float32([1.0, 3e38, 2.0, -3e38]), np.float32([4.0, 5.0, 6.0])
+    a = np.float32([1.0, 0.0, 2.0, 0.0])
 
-    def value(x, a):
-        return wasserstein_1d(x, y, x_weights=a, y_weights=jnp.ones(3))
+    @jax.jit
+    def value_and_slope(x, a):
+        weights = {"x_weights": a, "y_weights": jnp.ones(3)}
+        return jax.value_and_grad(wasserstein_1d)(x, y, **weights)
 
-    assert_close(value(x, a), brute(x[::2], y, 2, a[::2]))
-    gradient = jax.grad(value)(x, a)
-    assert_close(gradient[::2], jax.grad(value)(x[::2], a[::2]))
+    value, gradient = value_and_slope(x, a)
+    assert_close(value, brute(x[::2], y, 2, a[::2]))
+    assert_close(gradient[::2], value_and_slope(x[::2], a[::2])[1])
     np.testing.assert_array_equal(gradient[1::2], 0)
 
 
