@@ -12,7 +12,6 @@ from transportjax.apps.flicker_curves import (
     curve_at,
     find_cuts,
     flicker_curve,
-    steady_quantiles,
 )
 from transportjax.onedim import wasserstein_1d
 
@@ -23,46 +22,6 @@ NODES = np.linspace(0, 1, fc.NUM_NODES, dtype=np.float32)
 def law(quantiles, thumbnails):
     none = np.zeros((len(quantiles), 0, 0, 64), np.float32)
     return FrameLaw(np.asarray(quantiles, np.float32), none, thumbnails)
-
-
-def test_lines_in_time_are_kept_at_the_ends_too():
-    times = np.arange(30, dtype=np.float32)[:, None]
-    fade = (0.1 + 0.02 * times) * LEVELS
-    assert_close(steady_quantiles(fade, window=17, cuts=[]), fade, atol=1e-6)
-    both = np.concatenate([fade, 1 - fade[:, ::-1]])
-    assert_close(steady_quantiles(both, window=17, cuts=[30]), both, atol=1e-6)
-    blurred = np.asarray(steady_quantiles(both, window=17, cuts=[]))
-    assert np.abs(blurred - both)[28:32].max() > 0.05
-
-
-def test_the_average_is_the_barycentre_of_the_frames():
-    """In the middle of a symmetric window: no other law is nearer to all in W_2^2."""
-    rng = np.random.default_rng(0)
-    quantiles = np.sort(rng.uniform(size=(9, 64)).astype(np.float32), axis=1)
-    weights = np.exp(-8 * (np.arange(-4, 5) / 9) ** 2)
-    mean = steady_quantiles(quantiles, window=9, cuts=[])[4]
-    assert_close(mean, weights @ quantiles / weights.sum(), rtol=1e-5)
-
-    def cost(q):
-        costs = wasserstein_1d(jnp.broadcast_to(q, (9, 64)), jnp.asarray(quantiles))
-        return float(jnp.sum(jnp.asarray(weights, q.dtype) * costs))
-
-    for other in (mean + 0.01, 0.98 * mean + 0.01, mean**1.05):
-        assert cost(other) > cost(mean)
-
-
-def test_one_two_and_equal_frames():
-    one = LEVELS[None]
-    assert_close(steady_quantiles(one, window=17, cuts=[]), one)
-    two = np.stack([LEVELS, LEVELS / 2])
-    assert_close(steady_quantiles(two, window=17, cuts=[]), two, atol=1e-6)
-    same = np.repeat(one, 20, axis=0)
-    assert_close(steady_quantiles(same, window=17, cuts=[7]), same, rtol=1e-5)
-    for cuts in (np.array([20]), [-1], np.array([0.5]), np.array([[1]])):
-        with pytest.raises(ValueError, match="cuts"):
-            steady_quantiles(same, window=17, cuts=cuts)
-    with pytest.raises(ValueError, match="window"):
-        steady_quantiles(same, window=0.5, cuts=[])
 
 
 @pytest.mark.parametrize(
@@ -119,11 +78,6 @@ def test_gradients_against_finite_differences(x64):
         return jnp.sum(curve * weights)
 
     check_gradient(total, quantiles, targets, np.array(0.7), rtol=1e-5)
-    frames = np.sort(rng.uniform(0.2, 0.8, (6, 8)), axis=1)
-    mix = rng.normal(size=frames.shape)
-    check_gradient(
-        lambda q: jnp.sum(steady_quantiles(q, window=5, cuts=[4]) * mix), frames
-    )
 
 
 def test_curves_work_under_jit_and_vmap():

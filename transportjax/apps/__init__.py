@@ -43,11 +43,11 @@ from .flicker import (
     steady_frame as steady_frame,
     steady_law as steady_law,
 )
+from .flicker_averages import steady_quantiles as steady_quantiles
 from .flicker_curves import (
     FrameLaw as FrameLaw,
     find_cuts as find_cuts,
     flicker_curve as flicker_curve,
-    steady_quantiles as steady_quantiles,
 )
 from .images import (
     Metadata as Metadata,

@@ -17,13 +17,13 @@ from transportjax._checks import check_frames, check_pixels_left
 from transportjax.onedim import histogram_quantile
 
 from .arrays import hard_mask, join_alpha, split_alpha
+from .flicker_averages import steady_quantiles
 from .flicker_curves import (
     FrameLaw,
     block_curves,
     block_reliability,
     find_cuts,
     flicker_curve,
-    steady_quantiles,
 )
 from .picture import to_unit, white
 

@@ -1,8 +1,8 @@
-"""What removes flicker, on numbers alone: laws of brightness, cuts, averages, curves.
+"""What removes flicker, on numbers alone: laws of brightness, cuts, curves.
 
 Flicker moves the brightness of each frame by an increasing function of its own. The law
 of the brightness therefore says how, and the average of the quantile functions over
-time (the barycentre in W_2 of laws on the line) is the law that the frame should have.
+time (`steady_quantiles`) is the law that the frame should have.
 """
 
 import functools
@@ -81,78 +81,6 @@ def _changes(
     # a little noise, common to both: two frames of one colour do not differ
     noise = (0.5 / 255) ** 2
     return moved, 1 - (shared + noise) / ((power[1:] + power[:-1]) / 2 + noise)
-
-
-def steady_quantiles(
-    quantiles: ArrayLike, *, window: int | float = 17, cuts: Sequence[int] | np.ndarray
-) -> Float[Array, "t *b k"]:
-    """Quantile functions averaged in time, within each shot.
-
-    A local line through the quantiles of each level, with Gaussian weights: a steady
-    fade is kept, at the ends of a shot too. At each level it is a least squares
-    fit, so the result is the barycentre in W_2 when nothing drifts. Kept in order and
-    in [0, 1]. Differentiable in `quantiles`.
-
-    Args:
-        quantiles: of each frame, the levels last, any axes in between.
-        window: frames that count; the deviation of the weights is a quarter of it.
-        cuts: frames that begin a shot.
-
-    Returns:
-        The averages, in the shape of `quantiles`.
-
-    Raises:
-        ValueError: `window` is less than 1; `cuts` are no numbers of frames.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> q = jnp.array([[0.1, 0.5], [0.3, 0.7], [0.1, 0.5], [0.3, 0.7]])
-        >>> print((100 * steady_quantiles(q, window=9, cuts=[])).round())
-        [[14. 54.]
-         [18. 58.]
-         [22. 62.]
-         [26. 66.]]
-
-    References:
-        Delon, 2006, "Movie and video scale-time equalization application to flicker
-        reduction" (averages of quantile functions, without drift).
-    """
-    quantiles = as_float("quantiles", quantiles)
-    check_number("window", window, 1)
-    cuts = as_cuts("cuts", cuts, len(quantiles))
-    starts = np.zeros(len(quantiles), np.int32)
-    starts[cuts] = 1
-    reach = max(1, int(float(window) / 2))
-    shots = jnp.asarray(np.cumsum(starts), jnp.int32)
-    return _local_lines(quantiles, shots, jnp.asarray(window, quantiles.dtype), reach)
-
-
-@functools.partial(jax.jit, static_argnames="reach")
-def _local_lines(
-    quantiles: Float[Array, "t *b k"], shots: Array, window: Array, reach: int
-) -> Float[Array, "t *b k"]:
-    num, dtype = len(quantiles), quantiles.dtype
-    offsets = jnp.arange(-reach, reach + 1)
-    place = jnp.arange(num)[:, None] + offsets[None, :]
-    inside = (place >= 0) & (place < num)
-    place = jnp.clip(place, 0, num - 1)
-    step = offsets.astype(dtype)[None, :] / window
-    weight = jnp.exp(-8 * step**2)
-    weight = jnp.where(inside & (shots[place] == shots[:, None]), weight, 0)
-    s0, s1, s2 = (jnp.sum(weight * step**p, axis=1, keepdims=True) for p in range(3))
-    determinant = s0 * s2 - s1**2
-    line = determinant > 1e-6 * s0**2 / window**2
-    slope = jnp.where(line, s1 / jnp.where(line, determinant, 1), 0)
-    level = jnp.where(line, s2 / jnp.where(line, determinant, 1), 1 / s0)
-    weight = weight * (level - slope * step)
-
-    def add(total: Array, column: tuple[Array, Array]) -> tuple[Array, None]:
-        index, share = column
-        share = share.reshape((-1,) + (1,) * (quantiles.ndim - 1))
-        return total + jnp.broadcast_to(share, total.shape) * quantiles[index], None
-
-    total, _ = jax.lax.scan(add, jnp.zeros_like(quantiles), (place.T, weight.T))
-    return jnp.clip(jax.lax.cummax(total, axis=total.ndim - 1), 0, 1)
 
 
 def flicker_curve(
