@@ -72,6 +72,8 @@ def find_encoding(
     codec, formats = _find_encoder(names)
     odd = first.width % 2 or first.height % 2
     deep = "" if depth == 8 else ("10le" if depth <= 10 else "12le")
+    if rgb and wanted.startswith("gray"):  # it may come in colour
+        wanted = "yuv420p" + deep
     choices = [wanted, "yuv444p" + deep, "yuv444p10le", "yuv444p"]
     choices = [
         c
