@@ -241,6 +241,18 @@ def test_outputs_are_whole_or_not_there(clip, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mkv", "old.mp4"]
 
 
+def test_a_grey_video_may_become_one_in_colour(tmp_path):
+    source = write_clip(tmp_path / "a.mkv", flickering(2), pixel_format="gray")
+
+    def red(number, pixels):
+        return np.minimum(pixels, np.uint8([255, 90, 90]))
+
+    assert rewrite_video(source, tmp_path / "b.mp4", red) == ()
+    pairs = zip(*(video_frames(tmp_path / n) for n in ("a.mkv", "b.mp4")), strict=True)
+    for before, after in pairs:
+        assert np.abs(red(0, before).astype(int) - after).mean() < 4
+
+
 def test_a_missing_library_is_named(clip, monkeypatch):
     def without(name, *arguments, **options):
         if name == "av":

@@ -35,6 +35,7 @@ from .video_encoding import (
     open_output,
     pixels_frame,
 )
+from .video_hdr import hdr_notes
 
 
 def folder_to_video(
@@ -156,6 +157,10 @@ def video_to_folder(
             notes.append("its sound and other streams were left out")
         names = []
         for number, frame in enumerate(decoded(source, container, stream)):
+            if not number:
+                if any(part.is_alpha for part in frame.format.components):
+                    notes.append("its transparency was dropped")
+                notes += hdr_notes(frame, [], graded=rgb)
             planes = None if rgb else planes_of(frame)
             if planes is None:
                 pixels = change(number, pixels_of(frame))

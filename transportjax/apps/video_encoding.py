@@ -70,16 +70,13 @@ def find_encoding(
         return Encoding("ffv1", kept, _LOSSLESS), notes
     names = ("libx264",) if depth == 8 else ("libx265", "libx264")
     codec, formats = _find_encoder(names)
-    odd = first.width % 2 or first.height % 2
     deep = "" if depth == 8 else ("10le" if depth <= 10 else "12le")
-    choices = [wanted, "yuv444p" + deep, "yuv444p10le", "yuv444p"]
-    choices = [
-        c
-        for c in choices
-        if c in formats and not (odd and "p" in c[:7] and "444" not in c)
-    ]
-    if choices[0] != wanted:
-        notes.append(f"its pixels were stored as {choices[0]} instead of {wanted}")
+    if rgb and wanted.startswith("gray"):  # it may come in colour
+        wanted = "yuv420p" + deep
+    odd = bool(first.width % 2 or first.height % 2)
+    chosen = _nearest_format(wanted, deep, formats, odd)
+    if chosen != wanted:
+        notes.append(f"its pixels were stored as {chosen} instead of {wanted}")
     crf = quality if quality is not None else (16 if codec == "libx264" else 18)
     options = {"crf": f"{crf:g}", "preset": "medium"}
     mastering = mastering_options(first) if codec == "libx265" else []
@@ -88,7 +85,17 @@ def find_encoding(
         # of fewer frames than it keeps back it gives no times
         few = ["bframes=0"] if num < FEW else []
         options["x265-params"] = ":".join(["log-level=none", *mastering, *few])
-    return Encoding(codec, choices[0], options), notes
+    return Encoding(codec, chosen, options), notes
+
+
+def _nearest_format(wanted: str, deep: str, formats: set[str], odd: bool) -> str:
+    """The first format that the encoder takes; no half chroma of an odd side."""
+    choices = [wanted, "yuv444p" + deep, "yuv444p10le", "yuv444p"]
+    return next(
+        c
+        for c in choices
+        if c in formats and not (odd and "p" in c[:7] and "444" not in c)
+    )
 
 
 def _find_encoder(names: tuple[str, ...]) -> tuple[str, set[str]]:
