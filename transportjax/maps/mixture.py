@@ -167,7 +167,9 @@ class GaussianMixtureMap(AbstractBijection):
             value = _quantile(image, law)
             gaps = gaps + (value - mean)[:, None] * place[None, :]
             logs = log_normal((value - law[0]) * jnp.exp(-log_scale)) - log_scale
-            return (gaps, log_weights + logs), (value, _log_slope(value, law)[1])
+            log_density = logsumexp(log_weights + logs) - logsumexp(log_weights)
+            log_slope = log_density - log_normal(image)
+            return (gaps, log_weights + logs), (value, log_slope)
 
         leaves = (self.log_weights, self.means, self.shears, self.log_scales)
         y, log_weights, means, shears, log_scales = varying_alike((y, *leaves))
@@ -208,53 +210,45 @@ def _factorised(
 # --- a mixture on the line: (means, logarithms of scales and of weights), (k,) each --
 
 
-def _log_slope(t: Array, law: tuple) -> tuple[Array, Array]:
-    """The image Phi^-1(F(t)), and the logarithm of its derivative."""
-    means, log_scales, log_weights = law
-    white = (t - means) * jnp.exp(-log_scales)
-    prior = logsumexp(log_weights)
-    below = logsumexp(log_weights + log_ndtr(white)) - prior
-    above = logsumexp(log_weights + log_ndtr(-white)) - prior
-    image = quantile_of_logs(below, above)
-    log_density = logsumexp(log_weights + log_normal(white) - log_scales) - prior
-    return image, log_density - log_normal(image)
-
-
 def _quantile(image: Array, law: tuple) -> Array:
     """The t with Phi^-1(F(t)) = image; a last step of Newton's has the derivatives."""
     found = lax.stop_gradient(_root(*lax.stop_gradient((image, law))))
-    value, log_slope = _log_slope(found, law)
-    step = (value - image) * jnp.exp(-lax.stop_gradient(log_slope))
-    return found - step
+    value, slope = _excess(found, image, law)
+    return found - value / lax.stop_gradient(slope)
+
+
+def _excess(t: Array, image: Array, law: tuple) -> tuple[Array, Array]:
+    """By how much log F(t) is above log Phi(image), and its derivative in t.
+
+    Or the same of 1 - F and 1 - Phi, of which the smaller one counts.
+    """
+    means, log_scales, log_weights = law
+    sign = jnp.where(image > 0, -1, 1).astype(image.dtype)
+    white = (t - means) * jnp.exp(-log_scales)
+    goal = log_ndtr(sign * image) + logsumexp(log_weights)
+    mass = logsumexp(log_weights + log_ndtr(sign * white))
+    density = logsumexp(log_weights + log_normal(white) - log_scales)
+    return mass - goal, sign * jnp.exp(density - mass)
 
 
 def _root(image: Array, law: tuple) -> Array:
-    """By the mass on that side of t which is the smaller one."""
+    """By bisection, then Newton's method."""
     means, log_scales, log_weights = law
-    scales = jnp.exp(log_scales)
-    sign = jnp.where(image > 0, -1, 1).astype(image.dtype)
-    goal = log_ndtr(-jnp.abs(image)) + logsumexp(log_weights)
-
-    def excess(t: Array) -> tuple[Array, Array]:
-        """How far the logarithm of the mass is above the goal, and its derivative."""
-        white = (t - means) / scales
-        mass = logsumexp(log_weights + log_ndtr(sign * white))
-        density = logsumexp(log_weights + log_normal(white) - log_scales)
-        return mass - goal, sign * jnp.exp(density - mass)
 
     def halve(_: Any, ends: tuple) -> tuple:
         low, high = ends
         middle = low + (high - low) / 2
-        is_beyond = sign * excess(middle)[0] > 0
+        value, slope = _excess(middle, image, law)
+        is_beyond = jnp.where(image > 0, value < 0, value > 0)
         return jnp.where(is_beyond, low, middle), jnp.where(is_beyond, middle, high)
 
     def newton(_: Any, t: Array) -> Array:
-        value, slope = excess(t)
+        value, slope = _excess(t, image, law)
         step = jnp.clip(t - value / slope, low, high)
         return jnp.where(jnp.isfinite(step), step, t)
 
     # one component alone would have it here; all together have it between
-    ends = means + scales * image
+    ends = means + jnp.exp(log_scales) * image
     used = log_weights > _none(image.dtype) / 2
     low = jnp.min(jnp.where(used, ends, jnp.inf))
     high = jnp.max(jnp.where(used, ends, -jnp.inf))
