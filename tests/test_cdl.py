@@ -1,11 +1,10 @@
 """ASC colour decisions: the map, the fit, the XML files."""
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import assert_close
+from helpers import assert_close, images
 
 from transportjax.apps import CdlError, fit_cdl, read_cdl, write_cdl
 from transportjax.maps import ColourDecision
@@ -42,7 +41,7 @@ def test_opencolorio_reads_our_files_and_gives_our_colours(grade, suffix, tmp_pa
     colours = np.array(jr.uniform(jr.key(0), (64, 3), minval=-0.2, maxval=1.4))
     expected = colours.copy()
     processor.applyRGB(expected)
-    assert_close(jax.vmap(grade)(colours), expected, atol=2e-5)
+    assert_close(images(grade, colours), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("suffix", [".cdl", ".ccc", ".cc", ".CDL"])
@@ -101,8 +100,8 @@ def test_bad_names_are_refused(grade, tmp_path):
 
 def test_the_fit_finds_a_known_grade(grade):
     source = jr.beta(jr.key(0), 2.0, 3.0, (1500, 3))
-    palette = jax.vmap(grade)(jr.beta(jr.key(1), 2.0, 3.0, (1500, 3)))
+    palette = images(grade, jr.beta(jr.key(1), 2.0, 3.0, (1500, 3)))
     fitted = fit_cdl(source, palette, key=jr.key(2))
-    error = jax.vmap(fitted)(source) - jax.vmap(grade)(source)
+    error = images(fitted, source) - images(grade, source)
     assert float(jnp.sqrt(jnp.mean(error**2))) < 0.02
     assert float(jnp.abs(fitted.numbers["saturation"] - 0.6)) < 0.1

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close
+from helpers import assert_close, images
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from transportjax.maps import (
@@ -53,7 +53,7 @@ def bumpy(n=150):
 
 
 def moved(map, x):
-    return np.asarray(jax.vmap(map)(jnp.asarray(x)))
+    return np.asarray(images(map, jnp.asarray(x)))
 
 
 TURN = Rigid(0.7, jnp.array([4.0, -3.0]))
