@@ -387,7 +387,7 @@ def test_eager_vmap_and_scan(problem):
     x, y, a, b = given
     eager = wasserstein_circle(x, y, x_weights=a, y_weights=b)
     np.testing.assert_allclose(eager, expected[0], rtol=2e-6)
-    row_by_row = jax.vmap(wasserstein_circle)(x, y)
+    row_by_row = jax.jit(jax.vmap(wasserstein_circle))(x, y)
     np.testing.assert_allclose(row_by_row, wasserstein_circle(x, y), rtol=2e-6)
     rows = lambda carry, row: (carry, everything(*row))  # noqa: E731
     same(jax.jit(lambda given: lax.scan(rows, 0, given)[1])(tuple(given)), expected)

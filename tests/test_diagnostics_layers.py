@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import assert_close
+from helpers import assert_close, images
 
 import transportjax as tj
 from transportjax import diagnostics, maps
@@ -23,7 +23,7 @@ def stack(num):
 def one_by_one(layers):
     clouds = [X]
     for layer in layers:
-        clouds.append(jax.vmap(layer)(clouds[-1]))
+        clouds.append(images(layer, clouds[-1]))
     return jnp.stack(clouds)
 
 
@@ -33,7 +33,7 @@ def test_layers_one_by_one():
     layers = [first, scan[0], scan[1], scan[2], first]
     clouds = layer_outputs(nested, X)
     assert_close(clouds, one_by_one(layers))
-    assert_close(clouds[-1], jax.vmap(nested)(X))
+    assert_close(clouds[-1], images(nested, X))
     back = layer_outputs(tj.Invert(nested), X)
     assert_close(back, one_by_one([tj.Invert(layer) for layer in layers[::-1]]))
     # the way back from the end is the way there
@@ -46,7 +46,7 @@ def test_no_layers_and_one():
     assert layer_outputs(tj.Chain(()), X).shape == (1, 6, 2)
     assert layer_outputs(stack(2)[:0], X).shape == (1, 6, 2)
     inverse = tj.Invert(affine(jr.key(2)))
-    assert_close(layer_outputs(inverse, X)[1], jax.vmap(inverse)(X))
+    assert_close(layer_outputs(inverse, X)[1], images(inverse, X))
 
 
 def test_steps_in_time(x64):

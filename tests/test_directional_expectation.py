@@ -22,7 +22,7 @@ def directions(n):
 
 
 def log_likelihood(mixture, x):
-    return float(jnp.mean(jax.vmap(mixture.log_prob)(x)))
+    return float(jnp.mean(jax.jit(jax.vmap(mixture.log_prob))(x)))
 
 
 def bases(d):

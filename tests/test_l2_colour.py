@@ -2,10 +2,10 @@
 
 import pathlib
 
-import jax
 import jax.random as jr
 import numpy as np
 import pytest
+from helpers import images
 from PIL import Image
 
 from transportjax.apps import (
@@ -61,7 +61,7 @@ def test_a_known_grade_is_found(warp):
     grade = bent if warp == "tps" else (lambda c: 0.7 * c + np.float32([0.2, 0.0, 0.1]))
     y = grade(x).astype(np.float32)
     fitted = fit_l2(x, y, key=jr.key(0), warp=warp)
-    error = np.asarray(jax.vmap(fitted)(x)) - y
+    error = np.asarray(images(fitted, x)) - y
     assert np.sqrt(np.mean(error**2)) < 0.15 * np.sqrt(np.mean((x - y) ** 2))
     assert isinstance(fitted, ThinPlateSpline if warp == "tps" else Affine)
 
@@ -71,7 +71,7 @@ def test_colours_of_one_picture_alone_do_no_harm():
     y = bent(x).astype(np.float32)
     y[:500] = np.float32([1.0, 0.0, 1.0])
     fitted = fit_l2(x, y, key=jr.key(0))
-    error = np.asarray(jax.vmap(fitted)(x[500:])) - y[500:]
+    error = np.asarray(images(fitted, x[500:])) - y[500:]
     assert np.sqrt(np.mean(error**2)) < 0.3 * np.sqrt(np.mean((x - y)[500:] ** 2))
 
 
@@ -80,7 +80,7 @@ def test_pairs_find_a_grade_among_wrong_ones():
     y = bent(x).astype(np.float32)
     wrong = y.copy()
     wrong[::5] = colours(2, 1000)  # a fifth of the picture shows something else
-    fitted = jax.vmap(fit_l2_pairs(x, wrong))(x)
+    fitted = images(fit_l2_pairs(x, wrong), x)
     assert np.sqrt(np.mean((np.asarray(fitted) - y) ** 2)) < 0.02
 
 
@@ -201,7 +201,7 @@ def test_published_energies_are_reached(case):
     fitted = fit_l2_published(x / 255, y / 255, key=jr.key(0))
     ordered = controls.reshape(5, 5, 5, 3).transpose(2, 1, 0, 3).reshape(-1, 3)
     np.testing.assert_allclose(255 * fitted.controls, ordered, atol=1e-3)
-    moved = 255 * np.asarray(jax.vmap(fitted)(x / 255), np.float64)
+    moved = 255 * np.asarray(images(fitted, x / 255), np.float64)
 
     def mean_kernel(a, b):
         apart = np.sum((a[:, None] - b[None]) ** 2, axis=-1)

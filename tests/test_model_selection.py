@@ -21,7 +21,7 @@ def ring(num_clusters=24, scale=0.05):
 
 
 def mean_log_prob(mixture, x):
-    return float(jnp.mean(jax.vmap(mixture.log_prob)(x)))
+    return float(jnp.mean(jax.jit(jax.vmap(mixture.log_prob))(x)))
 
 
 def test_as_many_components_as_the_law_needs():

@@ -2,11 +2,11 @@
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from helpers import images, images_and_log_dets, preimages
 
 from transportjax.apps import (
     fit_picture_law,
@@ -66,9 +66,9 @@ def test_noise_is_a_law_within_the_level():
     uniform = no_neighbours(4)
     z, log_q = with_noise(levels, uniform, jnp.asarray(x, "float32"), jr.key(0))
     # uniform between the levels: its density is that of the map
-    noisy = jax.vmap(levels.inverse)(z)
+    noisy = preimages(levels, z)
     np.testing.assert_array_equal(np.floor(noisy), x)
-    slopes = jax.vmap(levels.transform_and_log_det)(noisy)[1]
+    slopes = images_and_log_dets(levels, noisy)[1]
     np.testing.assert_allclose(log_q, -slopes, atol=2e-3)
     law = normal_law(np.asarray(z))
     same = jnp.tile(jnp.asarray(x[:1], "float32"), (40_000, 1))
@@ -91,7 +91,7 @@ def test_the_noise_is_worth_its_while():
     for turn in range(2):
         z, log_q = with_noise(levels, law, x, jr.key(turn))
         law = normal_law(np.asarray(z))
-        standard, log_dets = jax.vmap(law.transform_and_log_det)(z)
+        standard, log_dets = images_and_log_dets(law, z)
         normal = -jnp.sum(standard**2, axis=1) / 2 - 8 * np.log(2 * np.pi)
         bounds.append(float(jnp.mean(normal + log_dets - log_q)))
     assert bounds[1] > bounds[0] + 0.7
@@ -101,10 +101,10 @@ def test_normal_law_of_few_points():
     z = np.random.default_rng(0).normal(2, 3, (20, 50)).astype(np.float32)
     law = normal_law(z)
     assert np.isfinite(law.matrix).all()
-    np.testing.assert_allclose(jax.vmap(law)(z).mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(images(law, z).mean(axis=0), 0, atol=1e-4)
     many = np.random.default_rng(0).normal(size=(20_000, 3)) @ np.diag([1, 2, 3.0])
     many[:, 1] += many[:, 0]
-    moved = jax.vmap(normal_law(many.astype(np.float32)))(many.astype(np.float32))
+    moved = images(normal_law(many.astype(np.float32)), many.astype(np.float32))
     np.testing.assert_allclose(np.cov(moved.T), np.eye(3), atol=0.02)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close
+from helpers import assert_close, images, preimages
 
 from transportjax.maps import Rigid
 from transportjax.solvers.clouds import Cloud, Data, normalised
@@ -33,7 +33,7 @@ def problem(dim, *, normals, views=False):
     x = helix(dim=dim)
     turn = spread_quaternions(40)[7] if dim == 3 else np.array(2.0)
     map = Rigid(jnp.asarray(turn, "float32"), jnp.zeros(dim, "float32"))
-    y = np.asarray(jax.vmap(map)(x))[:45]
+    y = np.asarray(images(map, x))[:45]
     eye = np.array([0, 0, 60], "float32") if views else None
     clouds = []
     for points, weights in ((x, np.ones(60)), (y, rng.uniform(0.5, 1.5, 45))):
@@ -91,9 +91,9 @@ def test_free_space_counts():
     map = Rigid.from_matrix(matrix, shift[0])
     width = jnp.asarray(0.5 * 2 * _HALF / _CELLS[3])
     source, target = data.source, data.target
-    moved = jax.vmap(map)(source.points)
+    moved = images(map, source.points)
     inside = intrusion(data.views[1], moved, source.weights, width)
-    back = jax.vmap(map.inverse)(target.points)
+    back = preimages(map, target.points)
     inside = inside + intrusion(data.views[0], back, target.weights, width)
     assert inside > 0.1 * _ASIDE
     ends = [data._replace(source=c, target=c) for c in (source, target)]
