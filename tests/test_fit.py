@@ -200,6 +200,10 @@ def test_bad_input_is_named(user_errors):
         ("`flow` has conditional layers", lambda: fit_flow(x, key=key, flow=given)),
         ("`fitted`", lambda: fit_flow(x, key=key, fitted=cast(Any, jnp.tanh))),
         ("`weights`", lambda: fit_flow(x, key=key, weights=-jnp.ones(50))),
+        # before anything is fitted
+        ("`num_steps`", lambda: fit_flow(x * jnp.nan, key=key, num_steps=0)),
+        ("`patience`", lambda: fit_flow(x * jnp.nan, key=key, patience=0)),
+        ("`block`", lambda: fit_flow(x * jnp.nan, key=key, block=0)),
         ("`held_out`", lambda: fit_flow(x, key=key, held_out=0)),
         ("`held_out`", lambda: fit_flow(x, key=key, held_out=1.0)),
         ("`held_out`", lambda: fit_flow(x, key=key, held_out=x[:, :1])),

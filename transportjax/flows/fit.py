@@ -132,6 +132,11 @@ def fit_flow(
         regularization for conditional density estimation".
     """
     _checks.check_not_traced("fit_flow", (key, x, weights, held_out))
+    # not after the first fits, which may take long
+    _checks.check_count("num_steps", num_steps)
+    _checks.check_count("patience", patience)
+    if block is not None:
+        _checks.check_count("block", block)
     train, kept = _parts(x, weights, held_out, key)
     for name, given in (("flow", flow), ("fitted", fitted)):
         if given is not None:
