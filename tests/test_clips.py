@@ -240,7 +240,7 @@ def test_the_sample_is_of_the_whole_clip(there):
         (4, "there is no folder no", ("clip.mp4", "-o", "no/frames")),
         (2, "add --rate 24", ("frames", "-o", "o.mp4")),
         (2, "a video has its own", ("clip.mp4", "-o", "o.mp4", "--rate", "24")),
-        (3, "o.gif: has none of the endings", ("frames", "-o", "o.gif")),
+        (4, "o.gif is neither", ("frames", "-o", "o.gif")),
         (2, "are for videos", ("frames", "-o", "o", "--lossless")),
         (4, "is an input", ("frames", "-o", "frames", "--force")),
         (4, "not empty", ("frames", "-o", "full")),

@@ -23,13 +23,18 @@ def check_clip_outputs(
 
     The first of the outputs is the clip: a video, or a folder if it has no ending.
     """
-    from transportjax.apps import clips, frame_folders, video_encoding
+    from transportjax.apps import clips, frame_folders, video, video_encoding
 
     clip, *others = outputs
     is_folder = arguments.source.is_dir()
     if not is_folder and arguments.rate is not None:
         raise UsageError("--rate is for folders of frames; a video has its own")
     if not clips.is_folder_name(clip):
+        if is_folder and not video.is_video_name(clip):
+            raise IsADirectoryError(
+                f"{arguments.source}: is a folder of frames, which become a folder or "
+                f"a video; {clip} is neither"
+            )
         check_outputs(outputs, inputs, arguments.force)
         video_encoding.check_video_output(clip, lossless=arguments.lossless)
         if is_folder and arguments.rate is None:
