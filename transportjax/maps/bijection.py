@@ -1,6 +1,7 @@
 """The abstract class of all maps, and the rule for the dtype they compute in."""
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -75,9 +76,18 @@ def evaluate(
     is_strong = _is_float(event) and not getattr(event, "weak_type", False)
     result_dtype = x.dtype if is_strong or not own else _widest(own)
     wide = _widest([jnp.dtype("float32"), result_dtype, *own])
-    apply = _on_explicit_axes(method, x)
+    apply = _on_explicit_axes(_compiled(method), x)
     value, log_det = apply(_cast(bijection, wide), x.astype(wide))
     return value.astype(result_dtype), log_det.astype(result_dtype)
+
+
+@functools.cache
+def _compiled(method: Callable[[M, Array], tuple[Array, Array]]) -> Any:
+    """`method` as one program: called outside of `jit` it is compiled once, not always.
+
+    Each call of a loop such as `lax.scan` would be a new one to the compiler.
+    """
+    return jax.jit(method)
 
 
 def zero_log_det(x: Array) -> Array:

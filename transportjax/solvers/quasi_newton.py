@@ -59,7 +59,6 @@ def lbfgs(
     direction always descends.
     """
     evaluate = jax.value_and_grad(function)
-    state = _begin(start, *evaluate(start))
 
     def proceed(state: _State) -> _State:
         trial = state.point + state.share * state.direction
@@ -68,31 +67,29 @@ def lbfgs(
     def goes_on(state: _State) -> Array:
         return ~state.is_over & (state.count < num_steps)
 
-    state = lax.while_loop(goes_on, proceed, state)
+    state = lax.while_loop(goes_on, proceed, _begin(start))
     return Descent(state.point, state.value, state.count)
 
 
-def _begin(point: Array, value: Array, gradient: Array) -> _State:
-    zero = 0 * value
+def _begin(point: Array) -> _State:
+    """Before the first evaluation, so that the loop has the only one to compile."""
     memory = jnp.zeros((_MEMORY, 1), point.dtype) + 0 * point[None, :]
-    length = jnp.sqrt(jnp.sum(gradient**2))
-    is_flat = length <= 0
-    direction = -gradient * (_FIRST_STEP / jnp.where(is_flat, 1, length))
-    curvatures = memory[:, 0]
-    count = jnp.ones_like(zero, dtype="int32")
-    is_over = is_flat | ~jnp.isfinite(value)
+    still = 0 * point
+    zero = jnp.sum(still)
+    count = jnp.zeros_like(zero, dtype="int32")
     return _State(
-        *(point, value, gradient, direction, zero + 1),
-        *(memory, memory, curvatures, count, is_over),
+        *(point, zero + jnp.inf, still, still, zero + 1),
+        *(memory, memory, memory[:, 0], count, count > 0),
     )
 
 
 def _advance(
     state: _State, trial: Array, value: Array, gradient: Array, tolerance: float
 ) -> _State:
+    is_first = state.count == 0  # then `trial` is the start
     slope = state.share * jnp.vdot(state.gradient, state.direction)
     drop = state.value - value
-    descends = drop >= -_SUFFICIENT * slope  # false for NaN
+    descends = is_first | (drop >= -_SUFFICIENT * slope)  # false for NaN
     state = _remember(state, descends, trial - state.point, gradient - state.gradient)
     # where the parabola through both values and the slope has its minimum
     shorter = state.share * jnp.clip(slope / (2 * (slope + drop)), 0.1, 0.5)
@@ -104,11 +101,12 @@ def _advance(
         gradient=jnp.where(descends, gradient, state.gradient),
     )
     direction = jnp.where(descends, _direction(moved), state.direction)
+    is_stuck = is_first & (~jnp.isfinite(value) | jnp.all(gradient == 0))
     return moved._replace(
         direction=direction,
         share=jnp.where(descends, 1, shorter).astype(value.dtype),
         count=state.count + 1,
-        is_over=ends | (~descends & (shorter < _SHORTEST)),
+        is_over=ends | is_stuck | (~descends & (shorter < _SHORTEST)),
     )
 
 
