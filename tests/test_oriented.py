@@ -151,7 +151,7 @@ def test_density_integrates_to_the_weights(x64):
     angle = 2 * np.pi * np.arange(32) / 32
     x = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
     u = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    density = jax.vmap(jax.vmap(p.log_prob, (None, 0)), (0, None))
+    density = jax.jit(jax.vmap(jax.vmap(p.log_prob, (None, 0)), (0, None)))
     total = np.sum(np.exp(density(x, u))) * (16 / 64) ** 2 * 2 * np.pi / 32
     assert_close(total, np.sum(p.weights), rtol=1e-10)
 
@@ -184,7 +184,7 @@ def test_shard_map():
     def local(*leaves):
         return overlap(OrientedMixture(*leaves), q)[None]
 
-    assert_close(jnp.sum(local(*jax.tree.leaves(p))), overlap(p, q))
+    assert_close(jnp.sum(local(*jax.tree.leaves(p))), jax.jit(overlap)(p, q))
 
 
 @pytest.mark.usefixtures("user_errors")
