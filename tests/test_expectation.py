@@ -155,7 +155,7 @@ def test_floor(kind, key):
     variances = np.linalg.eigvalsh(matrices(p, 3))
     assert variances.min() > least * (1 - 1e-3)
     assert_close(variances.min(), least, rtol=1e-3, atol=0)
-    assert np.all(np.isfinite(jax.vmap(p.log_prob)(x)))
+    assert np.all(np.isfinite(jax.jit(jax.vmap(p.log_prob))(x)))
 
 
 @pytest.mark.parametrize("value", [0.0, 300.0])

@@ -109,12 +109,15 @@ def test_gradients_in_everything(x64):
 def test_gradients_are_finite_where_slices_are_not_smooth():
     x = jnp.zeros((3, 2)).at[1, 0].set(1.0)
     slices = CircularSlices(jnp.eye(2), 1.0)
-    slope = jax.grad(
-        lambda x: generalised_sliced_wasserstein(x, x[:2] + 0, slices, root=True)
+    slope = jax.jit(
+        jax.grad(
+            lambda x: generalised_sliced_wasserstein(x, x[:2] + 0, slices, root=True)
+        )
     )(x)
     assert np.all(np.isfinite(slope))
     cubic = PolynomialSlices(jnp.ones((1, 4)))
-    slope = jax.grad(lambda x: generalised_sliced_wasserstein(x, 1 - x, cubic))(x)
+    value = lambda x: generalised_sliced_wasserstein(x, 1 - x, cubic)  # noqa: E731
+    slope = jax.jit(jax.grad(value))(x)
     assert np.all(np.isfinite(slope))
 
 
@@ -137,9 +140,8 @@ def test_jit_vmap_dtypes_and_sharding():
     value = generalised_sliced_wasserstein(x, y, slices)
     jitted = jax.jit(generalised_sliced_wasserstein)(x, y, slices)
     assert_close(jitted, value)
-    batch = jax.vmap(lambda x: generalised_sliced_wasserstein(x, y, slices))(
-        jnp.stack([x, x + 1])
-    )
+    each = jax.vmap(lambda x: generalised_sliced_wasserstein(x, y, slices))
+    batch = jax.jit(each)(jnp.stack([x, x + 1]))
     assert_close(batch[0], value)
     half = generalised_sliced_wasserstein(x.astype("float16"), y, slices)
     assert half.dtype == "float32"

@@ -213,10 +213,11 @@ def test_derivatives_by_finite_differences(x64):
 def test_the_plan_can_be_held(x64):
     x, y, directions, *_ = problem(n=5)
     plan = min_sliced_plan(x, y, directions).plan
-    slope = jax.grad(lambda x: plan_cost(plan, x, y))(x)
+    slope = jax.jit(jax.grad(lambda x: plan_cost(plan, x, y)))(x)
     expected = 2 / 5 * (x - barycentric_projection(plan, y, 5))
     assert_close(slope, expected, rtol=1e-12)
-    whole = jax.grad(lambda x: min_sliced_plan(x, y, directions).cost)(x)
+    cost = lambda x: min_sliced_plan(x, y, directions).cost  # noqa: E731
+    whole = jax.jit(jax.grad(cost))(x)
     assert_close(whole, expected, rtol=1e-12)
 
 
@@ -254,7 +255,7 @@ def test_the_gradient_is_that_of_the_smoothed_cost(key, x64):
     plan, _ = expected_sliced_plan(x, y, circle[::10])
     mass = plan.mass.reshape(-1, 6) * density[::10, None] / density[::10].sum() * 401
     held = Plan(plan.rows, plan.columns, mass.reshape(-1))
-    expected = jax.grad(lambda x: plan_cost(held, x, y))(x)
+    expected = jax.jit(jax.grad(lambda x: plan_cost(held, x, y)))(x)
     assert_close(x_slope, expected, rtol=0.05, atol=0.02)
 
 

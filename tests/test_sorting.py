@@ -139,19 +139,22 @@ def test_derivatives(function, key, x64):
     x = jr.normal(key, (3, 5))
     c = jnp.arange(15.0).reshape(3, 5)
 
-    def value(x):
+    def value(x, c=c):
         return jnp.sum(c * function(x) ** 3)
 
+    @jax.jit
+    def derivatives(x):
+        second = jax.hessian(value)(x), jax.jacfwd(jax.jacfwd(value))(x)
+        return jax.grad(value)(x), *second, jax.vmap(jax.grad(value))(x, c)
+
     check_gradient(value, x)
+    slope, hessian, forward, rows = derivatives(x)
     places = ranks(x)
     by_hand = 3 * x**2 * jnp.take_along_axis(c, places, -1)
-    np.testing.assert_allclose(jax.grad(value)(x), by_hand, rtol=1e-12)
-    hessian = jax.hessian(value)(x).reshape(15, 15)
+    np.testing.assert_allclose(slope, by_hand, rtol=1e-12)
     second = np.diag((6 * x * jnp.take_along_axis(c, places, -1)).reshape(-1))
-    np.testing.assert_allclose(hessian, second, rtol=1e-12)
-    forward = jax.jacfwd(jax.jacfwd(value))(x).reshape(15, 15)
-    np.testing.assert_allclose(forward, second, rtol=1e-12)
-    rows = jax.vmap(jax.grad(lambda x, c: jnp.sum(c * function(x) ** 3)))(x, c)
+    np.testing.assert_allclose(hessian.reshape(15, 15), second, rtol=1e-12)
+    np.testing.assert_allclose(forward.reshape(15, 15), second, rtol=1e-12)
     np.testing.assert_allclose(rows, by_hand, rtol=1e-12)
 
 
