@@ -175,8 +175,8 @@ def check_one_or_each(name: str, value: Array, num: int, what: str) -> None:
 @reads_values
 def check_not_negative(name: str, value: Array) -> None:
     """Raises if a concrete entry of `value` is negative."""
-    if is_concrete(value) and not bool(jnp.all(value >= 0)):
-        raise ValueError(f"`{name}` must be >= 0; got {float(jnp.min(value)):g}.")
+    if is_concrete(value) and not np.min(np.asarray(value)) >= 0:
+        raise ValueError(f"`{name}` must be >= 0; got {np.min(np.asarray(value)):g}.")
 
 
 def check_pairs(name: str, pairs: Any, n: int, m: int) -> tuple[Array, Array]:
@@ -254,7 +254,7 @@ def check_together(named: dict[str, Any]) -> None:
 @reads_values
 def check_extent(name: str, extent: Array) -> None:
     """Raises if concrete `extent` is zero: all points are the same."""
-    if is_concrete(extent) and not bool(jnp.max(extent) > 0):
+    if is_concrete(extent) and not np.max(np.asarray(extent)) > 0:
         raise ValueError(f"`{name}` must not all be the same point.")
 
 
@@ -263,7 +263,7 @@ def check_squares(name: str, extent: Array) -> None:
     """Raises if squares of a concrete `extent` would over- or underflow."""
     if not is_concrete(extent):
         return
-    size, info = float(jnp.max(extent)), jnp.finfo(extent.dtype)
+    size, info = float(np.max(np.asarray(extent))), jnp.finfo(extent.dtype)
     low, high = (float(bound) ** 0.5 for bound in (info.tiny, info.max))
     if not 10 * low < size < high / 10:  # for sums of them, too
         raise ValueError(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from transportjax._checks import check_more_rows
 from transportjax.flows import Flow, fit_flow
 from transportjax.flows.first_fit import mixture_fit, suits_mixtures
-from transportjax.flows.likelihood import in_blocks, normalised, thinned
+from transportjax.flows.likelihood import in_blocks, in_two, normalised, thinned
 from transportjax.maps import AbstractBijection
 from transportjax.solvers import gaussianise
 
@@ -41,13 +41,14 @@ def fit_density(
     """
     split_key, fit_key, train_key = jr.split(key, 3)
     num, dim = x.shape
-    order = jr.permutation(split_key, num)
     count = max(1, round(_HELD_OUT * num))
     check_more_rows(num - count, dim)
-    kept, rest = x[order[:count]], x[order[count:]]
-    masses = None if weights is None else weights[order[count:]]
+    places = np.arange(num)
+    (rest, masses, _), (kept, kept_masses, places) = in_two(
+        split_key, (x, weights, places), count
+    )
     part, shares = thinned((rest, masses))
-    kept_masses = None if weights is None else np.asarray(weights[order[:count]])
+    kept_masses = None if weights is None else np.asarray(kept_masses)
 
     def mean(values: Any) -> float:
         return float(np.average(np.asarray(values, np.float64), weights=kept_masses))
@@ -73,7 +74,7 @@ def fit_density(
         flow = result.model
         scores["the trained flow"] = mean(log_likelihood(result.model, kept))
     if log_volumes is not None:
-        volume = mean(log_volumes[np.asarray(order[:count])])
+        volume = mean(log_volumes[np.asarray(places)])
         scores = {name: score + volume for name, score in scores.items()}
     return flow.map, scores
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
@@ -98,24 +99,31 @@ def calibration(
     num = max(4 * len(x), 1000) if num_samples is None else num_samples
     _checks.check_count("num_samples", num)
     ours, theirs = _log_probs(flow, x), _log_probs(flow, flow.sample(key, num))
+    for of, values in (("x", ours), ("samples", theirs)):
+        _checks.check_finite(f"flow.log_prob({of})", values)
+    unit = (1 / len(x) + 1 / num) ** 0.5
+    # 1.3581 is the quantile 0.95 of Kolmogorov's law
+    return Calibration(*_compared(ours, theirs, unit), 1.3581 * unit)
+
+
+@jax.jit
+def _compared(ours: Array, theirs: Array, unit: Array) -> tuple[Array, Array, Array]:
+    """Levels, Kolmogorov's distance, and its p-value."""
     everything = jnp.concatenate([ours, theirs])
     ours_below = distribution(ours, everything, method="inverse")
     theirs_below = distribution(theirs, everything, method="inverse")
-    upto = theirs_below[: len(x)]
+    upto = theirs_below[: len(ours)]
     above = distribution(-theirs, -ours, method="inverse")  # ties are in both
     distance = jnp.max(jnp.abs(ours_below - theirs_below))
-    unit = (1 / len(x) + 1 / num) ** 0.5
-    return Calibration(
-        sort((1 - upto + above) / 2),
-        distance,
-        _kolmogorov_tail(distance / unit),
-        1.3581 * unit,  # the quantile 0.95 of Kolmogorov's law
-    )
+    levels = sort((1 - upto + above) / 2)
+    return levels, distance, _kolmogorov_tail(distance / unit)
 
 
 @eqx.filter_jit
 def _log_probs(flow: Density, x: Array) -> Array:
-    return lax.map(flow.log_prob, x, batch_size=min(len(x), _BATCH))
+    values = lax.map(flow.log_prob, x, batch_size=min(len(x), _BATCH))
+    # outside of the support: below all others
+    return jnp.maximum(values, float(jnp.finfo(values.dtype).min))
 
 
 def _kolmogorov_tail(t: Array) -> Array:

@@ -54,7 +54,11 @@ def spacing_entropy(x: ArrayLike) -> Float[Array, "*batch"]:
         Wieczorkowski and Grzegorzewski (1999), Entropy estimators: improvements and
         comparisons.
     """
-    x = _samples(x)
+    return _spacing_entropy(_samples(x))
+
+
+@jax.jit
+def _spacing_entropy(x: Array) -> Array:
     n = x.shape[-1]
     m = min(round(n ** (1 / 3)), (n - 1) // 2)
     ordered = sort(x.astype(_checks.working_dtype(x.dtype)))
@@ -101,14 +105,18 @@ def negentropy(x: ArrayLike) -> Float[Array, "*batch"]:
         Hyvarinen and Oja (2000), Independent component analysis: algorithms and
         applications, section 4.2.
     """
-    x = _samples(x)
+    return _negentropy(_samples(x))
+
+
+@jax.jit
+def _negentropy(x: Array) -> Array:
     work = x.astype(_checks.working_dtype(x.dtype))
     # in a unit whose square is a number of the dtype: it makes no difference
     work = work - lax.stop_gradient(jnp.mean(work, axis=-1, keepdims=True))
     largest = jnp.max(jnp.abs(work), axis=-1, keepdims=True)
     work = work / lax.stop_gradient(jnp.where(largest > 0, largest, 1))
     normal = (jnp.log(jnp.var(work, axis=-1)) + math.log(2 * math.pi) + 1) / 2
-    return (normal - spacing_entropy(work)).astype(x.dtype)
+    return (normal - _spacing_entropy(work)).astype(x.dtype)
 
 
 def _samples(x: ArrayLike) -> Array:

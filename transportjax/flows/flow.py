@@ -1,5 +1,6 @@
 """A density and a sampler from one map."""
 
+import functools
 import math
 
 import equinox as eqx
@@ -80,10 +81,7 @@ class Flow(eqx.Module):
         map = self._under(condition)
         x = _checks.as_float("x", x)
         _checks.check_event("x", x, (self.dim,))
-        is_outside, inside = _outside(map, x)
-        # in place of it one of the inside, so that no derivative is NaN
-        z, log_det = map.transform_and_log_det(jnp.where(is_outside, inside, x))
-        return jnp.where(is_outside, -jnp.inf, normal_log_prob(z) + log_det)
+        return _log_prob(map, x)
 
     def sample(
         self, key: PRNGKeyArray, num: int, condition: ArrayLike | None = None
@@ -106,9 +104,8 @@ class Flow(eqx.Module):
     ) -> tuple[Float[Array, "num d"], Float[Array, " num"]]:
         """Samples as from `sample`, and log p of each, for one pass of the map."""
         _checks.check_count("num", num)
-        z = jr.normal(key, (num, self.dim), self._dtype())
-        x, log_det = jax.vmap(self._under(condition).inverse_and_log_det)(z)
-        return x, jax.vmap(normal_log_prob)(z) - log_det
+        shape = (num, self.dim)
+        return _sample_and_log_prob(self._under(condition), key, shape, self._dtype())
 
     def _under(self, condition: ArrayLike | None) -> AbstractBijection:
         return self.map if condition is None else given(self.map, condition)
@@ -118,6 +115,23 @@ class Flow(eqx.Module):
         leaves = jax.tree.leaves(eqx.filter(self.map, eqx.is_inexact_array))
         dtypes = [leaf.dtype for leaf in leaves]
         return jnp.result_type(*(dtypes or [float]))
+
+
+@jax.jit
+def _log_prob(map: AbstractBijection, x: Float[Array, " d"]) -> Float[Array, ""]:
+    is_outside, inside = _outside(map, x)
+    # in place of it one of the inside, so that no derivative is NaN
+    z, log_det = map.transform_and_log_det(jnp.where(is_outside, inside, x))
+    return jnp.where(is_outside, -jnp.inf, normal_log_prob(z) + log_det)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _sample_and_log_prob(
+    map: AbstractBijection, key: PRNGKeyArray, shape: tuple[int, int], dtype: jnp.dtype
+) -> tuple[Float[Array, "num d"], Float[Array, " num"]]:
+    z = jr.normal(key, shape, dtype)
+    x, log_det = jax.vmap(map.inverse_and_log_det)(z)
+    return x, jax.vmap(normal_log_prob)(z) - log_det
 
 
 def _outside(

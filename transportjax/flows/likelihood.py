@@ -1,5 +1,6 @@
 """Training a flow by maximum likelihood."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -161,9 +162,15 @@ def divide(data: dict, share: Any, key: PRNGKeyArray) -> tuple[dict, dict | None
     count = _checks.check_share("held_out", share, num)
     if count == 0:
         return data, None
-    order = jr.permutation(jr.fold_in(key, 3), num)
-    train = jax.tree.map(lambda leaf: leaf[order[count:]], data)
-    return train, jax.tree.map(lambda leaf: leaf[order[:count]], data)
+    return in_two(jr.fold_in(key, 3), data, count)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def in_two(key: PRNGKeyArray, tree: T, count: int) -> tuple[T, T]:
+    """Rows in random order, but for `count` of them, and these."""
+    order = jr.permutation(key, len(jax.tree.leaves(tree)[0]))
+    rest = jax.tree.map(lambda leaf: leaf[order[count:]], tree)
+    return rest, jax.tree.map(lambda leaf: leaf[order[:count]], tree)
 
 
 @explicit_mesh_guard

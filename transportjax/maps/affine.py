@@ -195,6 +195,7 @@ def monge_kantorovich_linear(
     return _gaussian_map(*source_moments, *target_moments, rtol)
 
 
+@jax.jit
 def moments(x: Array, weights: Array | None) -> tuple[Array, Array]:
     """Mean (d,) and unbiased covariance (d, d)."""
     if weights is None:
@@ -215,8 +216,9 @@ def moments(x: Array, weights: Array | None) -> tuple[Array, Array]:
     return mean + rest, second / effective
 
 
+@jax.jit
 def _gaussian_map(
-    mean_x: Array, cov_x: Array, mean_y: Array, cov_y: Array, rtol: float | None
+    mean_x: Array, cov_x: Array, mean_y: Array, cov_y: Array, rtol: Array | None
 ) -> Affine:
     matrix = optimal_matrix(*_pass_null_directions(cov_x, cov_y, rtol))
     offset = mean_y - jnp.matmul(matrix, mean_x, precision="highest")
@@ -224,7 +226,7 @@ def _gaussian_map(
 
 
 def _pass_null_directions(
-    cov_x: Array, cov_y: Array, rtol: float | None
+    cov_x: Array, cov_y: Array, rtol: Array | None
 ) -> tuple[Array, Array]:
     """Both covariances with one equal variance along the null directions of `cov_x`.
 

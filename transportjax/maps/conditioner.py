@@ -1,5 +1,7 @@
 """The network that tells a coupling layer what to do."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -75,16 +77,7 @@ class Conditioner(eqx.Module):
             ("depth", depth),
         ):
             _checks.check_count(name, count)
-        first_key, hidden_key = jr.split(key)
-        scale = (2 / max(num_inputs, 1)) ** 0.5
-        return cls(
-            scale * jr.normal(first_key, (width, num_inputs)),
-            jnp.zeros(width),
-            (2 / width) ** 0.5 * jr.normal(hidden_key, (depth - 1, width, width)),
-            jnp.zeros((depth - 1, width)),
-            jnp.zeros((num_outputs, width)),
-            jnp.zeros(num_outputs),
-        )
+        return cls(*_leaves(key, num_inputs, num_outputs, width, depth))
 
     def __call__(self, x: ArrayLike) -> Float[Array, " outputs"]:
         """The output for one input, (inputs,)."""
@@ -101,6 +94,23 @@ class Conditioner(eqx.Module):
         for weights, bias in zip(self.hidden, self.hidden_bias, strict=True):
             z = _silu(weights @ z + bias[:, None])
         return z
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _leaves(
+    key: PRNGKeyArray, num_inputs: int, num_outputs: int, width: int, depth: int
+) -> tuple[Array, ...]:
+    """Those of a new network."""
+    first_key, hidden_key = jr.split(key)
+    scale = (2 / max(num_inputs, 1)) ** 0.5
+    return (
+        scale * jr.normal(first_key, (width, num_inputs)),
+        jnp.zeros(width),
+        (2 / width) ** 0.5 * jr.normal(hidden_key, (depth - 1, width, width)),
+        jnp.zeros((depth - 1, width)),
+        jnp.zeros((num_outputs, width)),
+        jnp.zeros(num_outputs),
+    )
 
 
 # The automatic derivative keeps three arrays of this size for the way back; this one

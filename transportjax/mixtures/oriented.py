@@ -162,6 +162,7 @@ def has_tiles(p: OrientedMixture, q: OrientedMixture) -> bool:
     return p.means.shape[1] == 3 and all(len(leaf) == 1 for leaf in leaves)
 
 
+@jax.jit
 def overlap_by_tiles(p: OrientedMixture, q: OrientedMixture) -> Array:
     """<p, q>, several times faster than by the log-kernel."""
     left, right = (Side(mixture.items()[0], mixture.weights) for mixture in (p, q))

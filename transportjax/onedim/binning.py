@@ -1,5 +1,8 @@
 """Large samples reduced to a few weighted atoms on a grid: O(n), one pass."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -63,6 +66,7 @@ def binned_atoms(
     return places, masses
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def _bin_rows(
     x: Float[Array, "p n"], weights: Float[Array, "p n"], num_bins: int
 ) -> tuple[Float[Array, "p k"], Float[Array, "p k"]]:

@@ -58,6 +58,7 @@ class Options(NamedTuple):
     optimiser: Any
 
 
+@jax.jit
 def frame_of(source: Cloud, target: Cloud) -> Frame:
     """The centroids, and the radius of both clouds about their own."""
     middles = [cloud.weights @ cloud.points for cloud in (source, target)]

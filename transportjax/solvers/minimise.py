@@ -248,6 +248,7 @@ def _default_optimiser(num_steps: int) -> Any:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
 
+@eqx.filter_jit
 def _begin(
     parameters: Any, init: Callable[[Any], Any], key: PRNGKeyArray, num_rows: int
 ) -> MinimiseState:

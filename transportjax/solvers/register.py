@@ -170,11 +170,12 @@ def register(
     _checks.check_points("source", source)
     _checks.check_points("target", target, source.shape[1])
     for name, cloud in (("source", source), ("target", target)):
-        extent = jnp.ptp(cloud.astype(_checks.working_dtype(cloud.dtype)), axis=0)
+        extent = _extent(cloud.astype(_checks.working_dtype(cloud.dtype)))
         _checks.check_extent(name, extent)
         _checks.check_squares(name, extent)
     _checks.check_bijection("warp", warp, AbstractBijection)
-    jax.eval_shape(warp, source[0])  # an error, if it is of another dimension
+    event = jax.ShapeDtypeStruct(source.shape[1:], source.dtype)
+    jax.eval_shape(warp, event)  # an error, if it is of another dimension
     if isinstance(warp, Affine):
         _checks.check_fills_space("source", source)
     for name, count in (("num_steps", num_steps), ("num_starts", num_starts)):
@@ -204,12 +205,12 @@ def register(
     widths = _widths(bandwidths, radius)
     if concentrations is None:
         root = _ALONE if num_starts == 1 else _AMONG_MANY
-        concentrations = (root * radius / widths) ** 2
+        concentrations = _steady(root, radius, widths)
         if first.normals is not None and num_starts == 1:
             most = steadiness(first, second, symmetric=bool(symmetric))
             concentrations = jnp.minimum(concentrations, most)
     if bending is None:
-        bending = _BENDING * widths / radius
+        bending = _stiff(widths, radius)
     levels = _levels(widths, concentrations, bending)
     _checks.check_energy("bending", bending, bends)
     indices, share = None, jnp.zeros((), work)
@@ -252,8 +253,7 @@ def _cloud(
 ) -> Cloud:
     shape = points.shape[:1]
     masses = _checks.as_weights(f"{name}_weights", weights, shape, points.dtype)
-    masses = jnp.ones_like(points[:, 0]) if masses is None else masses
-    masses = masses / jnp.max(masses)
+    masses = _normalised(points, masses)
     if normals is not None:
         normals = _checks.as_float(f"{name}_normals", normals).astype(points.dtype)
         _checks.check_unit_normals(f"{name}_normals", normals, points.shape)
@@ -261,14 +261,44 @@ def _cloud(
         eye = _checks.as_float(f"{name}_viewpoint", eye).astype(points.dtype)
         dim = points.shape[1]
         _checks.check_viewpoint(f"{name}_viewpoint", eye, dim, is_rigid=is_rigid)
-    return Cloud(points, masses / jnp.sum(masses), normals, eye)
+    return Cloud(points, masses, normals, eye)
+
+
+@jax.jit
+def _extent(points: Array) -> Array:
+    return jnp.ptp(points, axis=0)
+
+
+@jax.jit
+def _normalised(points: Array, masses: Array | None) -> Array:
+    masses = jnp.ones_like(points[:, 0]) if masses is None else masses
+    masses = masses / jnp.max(masses)
+    return masses / jnp.sum(masses)
+
+
+@jax.jit
+def _halved(radius: Array) -> Array:
+    """The bandwidths of the levels by default."""
+    halvings = jnp.arange(_LEVELS, dtype=radius.dtype)
+    return radius * _COARSEST * 0.5**halvings
+
+
+@jax.jit
+def _steady(root: Array, radius: Array, widths: Array) -> Array:
+    """The concentrations by default, that grow as bandwidths shrink."""
+    return (root * radius / widths) ** 2
+
+
+@jax.jit
+def _stiff(widths: Array, radius: Array) -> Array:
+    """The weights of bending by default."""
+    return _BENDING * widths / radius
 
 
 def _widths(bandwidths: Any, radius: Array) -> Array:
     """The bandwidth of each level, in the units of the points."""
     if bandwidths is None:
-        halvings = jnp.arange(_LEVELS, dtype=radius.dtype)
-        return radius * _COARSEST * 0.5**halvings
+        return _halved(radius)
     widths = _checks.as_float("bandwidths", bandwidths).astype(radius.dtype)
     _checks.check_bandwidths("bandwidths", widths)
     return widths
