@@ -13,6 +13,17 @@ from transportjax.cli import main
 DATA = pathlib.Path(__file__).parent / "data"
 
 
+compiled = []  # a name for each program that was compiled
+
+
+def _note(event, _, **details):
+    if event == "/jax/core/compile/backend_compile_duration":
+        compiled.append(details.get("fun_name"))
+
+
+jax.monitoring.register_event_duration_secs_listener(_note)
+
+
 def tolerance(dtype) -> float:
     """The relative tolerance of a computation of a few steps in `dtype`."""
     return {"float16": 5e-3, "bfloat16": 4e-2, "float32": 2e-5, "float64": 1e-9}[

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import assert_close, check_gradient, perturbed, tolerance
+from helpers import assert_close, check_gradient, compiled, perturbed, tolerance
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from transportjax import maps as tm
@@ -217,7 +217,11 @@ def test_log_det_is_that_of_the_jacobian(name, x64):
 @each_map
 def test_eager_calls_agree_with_jit_and_vmap(name):
     map, x = make(name)
+    other = x[2]
     y, log_det = map.transform_and_log_det(x[1])
+    compiled.clear()
+    map.transform_and_log_det(other)
+    assert not compiled  # again
     assert_close(y, forward(map, x)[0][1])
     assert_close(log_det, forward(map, x)[1][1])
     assert_close(map(x[1]), y)

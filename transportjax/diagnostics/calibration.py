@@ -103,7 +103,8 @@ def calibration(
         _checks.check_finite(f"flow.log_prob({of})", values)
     unit = (1 / len(x) + 1 / num) ** 0.5
     # 1.3581 is the quantile 0.95 of Kolmogorov's law
-    return Calibration(*_compared(ours, theirs, unit), 1.3581 * unit)
+    levels, distance, p_value = _compared(ours, theirs, unit)
+    return Calibration(levels, distance, p_value, 1.3581 * unit)
 
 
 @jax.jit

@@ -315,6 +315,11 @@ def ideal_field(
     _checks.check_event("x", x, data.shape[1:])
     _checks.check_time("t", t)
     masses = _checks.as_weights("weights", weights, data.shape[:1], data.dtype)
+    return _ideal(t, x, data, masses)
+
+
+@jax.jit
+def _ideal(t: Array, x: Array, data: Array, masses: Array | None) -> Array:
     gaps = x[None, :] - t * data
     logits = -jnp.sum(gaps**2, axis=1) / (2 * (1 - t) ** 2)
     if masses is not None:

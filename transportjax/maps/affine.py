@@ -195,7 +195,6 @@ def monge_kantorovich_linear(
     return _gaussian_map(*source_moments, *target_moments, rtol)
 
 
-@jax.jit
 def moments(x: Array, weights: Array | None) -> tuple[Array, Array]:
     """Mean (d,) and unbiased covariance (d, d)."""
     if weights is None:

@@ -134,6 +134,7 @@ def cumulate(log_increments: Float[Array, " segments"]) -> Float[Array, " k"]:
     return sums + jax.lax.stop_gradient(jax.lax.cummax(sums) - sums)
 
 
+@jax.jit
 def log_increments(
     x: Float[Array, " k"], y: Float[Array, " k"]
 ) -> tuple[Float[Array, " segments"], Float[Array, " segments"]]:

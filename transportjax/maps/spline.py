@@ -86,7 +86,8 @@ class RationalQuadraticSpline(AbstractBijection):
         _checks.check_knots("x", x, "y", y)
         _checks.check_slopes("derivatives", derivatives, x.shape)
         x, y, derivatives = at_least_float32(x, y, derivatives)
-        return cls(*log_increments(x, y), jnp.log(derivatives), x[0], y[0])
+        widths, heights = log_increments(x, y)
+        return cls(widths, heights, jnp.log(derivatives), x[0], y[0])
 
     @classmethod
     def identity(

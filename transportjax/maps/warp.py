@@ -1,6 +1,7 @@
 """Warps: an affine map plus a bump around each control point."""
 
 import abc
+import functools
 
 import equinox as eqx
 import jax
@@ -158,10 +159,17 @@ def control_grid(points: ArrayLike, num: int | None = None) -> Float[Array, "k d
     _checks.check_points("points", points)
     num = _NUMS.get(points.shape[1], 5) if num is None else num
     _checks.check_count("num", num, 2)
+    grid, extent = _grid(points, num)
+    _checks.check_extent("points", extent)
+    return grid
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _grid(points: Array, num: int) -> tuple[Float[Array, "k d"], Float[Array, " d"]]:
+    """The grid, and the extent of the points."""
     low, high = jnp.min(points, axis=0), jnp.max(points, axis=0)
     extent = jnp.maximum(high - low, _MARGIN * jnp.max(high - low))
-    _checks.check_extent("points", extent)
     middle, half = (low + high) / 2, (0.5 + _MARGIN) * extent
     axes = jnp.linspace(middle - half, middle + half, num)
     grid = jnp.meshgrid(*axes.T, indexing="ij")
-    return jnp.stack(grid, axis=-1).reshape(-1, points.shape[1])
+    return jnp.stack(grid, axis=-1).reshape(-1, points.shape[1]), extent

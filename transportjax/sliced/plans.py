@@ -6,6 +6,7 @@ the best of many directions brings down. Plans are sparse, n + m - 1 entries eac
 nothing of size n x m is formed.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -295,14 +296,17 @@ def barycentric_projection(plan: Plan, y: ArrayLike, n: int) -> Float[Array, "n 
     check_points("y", y)
     check_count("n", n)
     check_plan(plan, n, y.shape[0], batch=False)
-    points = working_precision(y)
+    return _projection(plan, working_precision(y), n).astype(y.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _projection(plan: Plan, points: Array, n: int) -> Array:
     mass = plan.mass.astype(points.dtype)
     sent = mass[:, None] * points[plan.columns]
     total = jnp.zeros((n,), mass.dtype).at[plan.rows].add(mass)[:, None]
-    sums = jnp.zeros((n, y.shape[1]), mass.dtype).at[plan.rows].add(sent)
+    sums = jnp.zeros((n, points.shape[1]), mass.dtype).at[plan.rows].add(sent)
     has_mass = total > 0
-    means = jnp.where(has_mass, sums / jnp.where(has_mass, total, 1), jnp.nan)
-    return means.astype(y.dtype)
+    return jnp.where(has_mass, sums / jnp.where(has_mass, total, 1), jnp.nan)
 
 
 class _Problem(NamedTuple):

@@ -289,7 +289,7 @@ def whitening(
 ) -> Affine:
     """The symmetric map to mean zero and identity covariance; errors tell the name."""
     is_quick = all(is_on_host(x) for x in (source, weights))
-    mean, cov = (_moments_by_numpy if is_quick else moments)(source, weights)
+    mean, cov = (_moments_by_numpy if is_quick else _moments)(source, weights)
     check_spread(name, source.shape, mean, cov)
     if not is_concrete(cov):
         normal = jnp.zeros_like(mean), jnp.eye(*cov.shape, dtype=cov.dtype)
@@ -303,6 +303,9 @@ def whitening(
         jax.device_put(matrix.astype(cov.dtype), place),
         jax.device_put(offset.astype(cov.dtype), place),
     )
+
+
+_moments = jax.jit(moments)
 
 
 def _moments_by_numpy(source: Any, weights: Any) -> tuple[np.ndarray, np.ndarray]:

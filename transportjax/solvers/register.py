@@ -205,10 +205,11 @@ def register(
     widths = _widths(bandwidths, radius)
     if concentrations is None:
         root = _ALONE if num_starts == 1 else _AMONG_MANY
-        concentrations = _steady(root, radius, widths)
+        steady = _steady(root, radius, widths)
         if first.normals is not None and num_starts == 1:
             most = steadiness(first, second, symmetric=bool(symmetric))
-            concentrations = jnp.minimum(concentrations, most)
+            steady = jnp.minimum(steady, most)
+        concentrations = steady
     if bending is None:
         bending = _stiff(widths, radius)
     levels = _levels(widths, concentrations, bending)
