@@ -193,6 +193,7 @@ from .values import (
     check_finite as check_finite,
     check_given as check_given,
     check_interval as check_interval,
+    check_key as check_key,
     check_listed as check_listed,
     check_number as check_number,
     check_range as check_range,

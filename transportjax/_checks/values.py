@@ -85,6 +85,18 @@ def check_finite(name: str, x: Array) -> None:
         )
 
 
+def check_key(name: str, key: Any) -> None:
+    """Raises unless `key` is one random key, of either kind that JAX has."""
+    dtype, ndim = getattr(key, "dtype", None), getattr(key, "ndim", None)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if (is_typed and ndim == 0) or (dtype == np.uint32 and ndim == 1):
+        return
+    got = f"{key!r:.40}" if dtype is None else f"{dtype} of shape {key.shape}"
+    raise ValueError(
+        f"`{name}` must be one random key, such as jax.random.key(0); got {got}."
+    )
+
+
 def check_count(name: str, value: Any, minimum: int = 1) -> None:
     """Raises unless `value` is an integer of at least `minimum`."""
     ok = isinstance(value, int | np.integer) and not isinstance(value, bool)

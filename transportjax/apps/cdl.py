@@ -15,7 +15,12 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, PRNGKeyArray
 
-from transportjax._checks import check_choice, check_count, check_kind
+from transportjax._checks import (
+    check_choice,
+    check_count,
+    check_key,
+    check_kind,
+)
 from transportjax._files import atomic_write
 from transportjax.maps import AbstractBijection, ColourDecision
 from transportjax.sliced import reservoir_init, reservoir_loss
@@ -67,6 +72,7 @@ def fit_cdl(
     References:
         Boss et al. (2025), ReSWD: ReSTIR'd, not shaken.
     """
+    check_key("key", key)
     check_count("num_steps", num_steps)
     return _fit(jnp.asarray(source), jnp.asarray(palette), key, num_steps)
 

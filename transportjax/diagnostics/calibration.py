@@ -93,6 +93,7 @@ def calibration(
         Talts, Betancourt, Simpson, Vehtari and Gelman (2018), Validating Bayesian
         inference algorithms with simulation-based calibration.
     """
+    _checks.check_key("key", key)
     _checks.check_kind("flow", flow, Density)
     x = _checks.as_float("x", x)
     _checks.check_points("x", x)

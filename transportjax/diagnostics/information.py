@@ -176,6 +176,7 @@ def total_correlation(x: ArrayLike, *, key: PRNGKeyArray) -> TotalCorrelation:
         random rotations.
         Watanabe (1960), Information theoretical analysis of multivariate correlation.
     """
+    _checks.check_key("key", key)
     x = _checks.as_float("x", x)
     _checks.check_points("x", x)
     least = 2 * x.shape[1] + 2  # each half needs more than d

@@ -93,6 +93,7 @@ def two_sample_test(
         Phipson and Smyth (2010), Permutation P-values should never be zero.
         Gretton et al. (2012), A kernel two-sample test.
     """
+    _checks.check_key("key", key)
     pair, dtype = checked_pair(x, y)
     _checks.check_count("num_permutations", num_permutations)
     if statistic is energy_distance:

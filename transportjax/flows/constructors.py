@@ -87,6 +87,7 @@ def coupling_flow(
     References:
         Dinh, Sohl-Dickstein and Bengio (2017), "Density estimation using Real NVP".
     """
+    _checks.check_key("key", key)
     return _stack(
         key,
         dim,
@@ -160,6 +161,7 @@ def spline_flow(
     References:
         Durkan, Bekasov, Murray and Papamakarios (2019), "Neural spline flows".
     """
+    _checks.check_key("key", key)
     _checks.check_number("sharpness", sharpness, 0, open_low=True)
     return _stack(
         key,
@@ -220,6 +222,7 @@ def gaussianisation_flow(
     References:
         Meng, Song, Song and Ermon (2020), "Gaussianization flows".
     """
+    _checks.check_key("key", key)
     _checks.check_number("interval", interval, 0, open_low=True)
     return _stack(
         key, dim, data, num_layers, _marginal, num_knots=num_knots, interval=interval

@@ -83,6 +83,7 @@ def sliced_coupling(
         Tong et al. (2024), Improving and generalizing flow-based generative models with
         minibatch optimal transport, section 3.2: what a coupling is for.
     """
+    _checks.check_key("key", key)
     x, y = _checks.common_float(("x", x), ("y", y))
     _checks.check_points("x", x)
     _checks.check_points("y", y)
@@ -327,6 +328,7 @@ def sinkhorn_coupling(
         Tong et al. (2024), Improving and generalizing flow-based generative models with
         minibatch optimal transport, section 3.2.
     """
+    _checks.check_key("key", key)
     x, y = _checks.common_float(("x", x), ("y", y))
     _checks.check_points("x", x)
     _checks.check_points("y", y, x.shape[1])

@@ -299,6 +299,7 @@ def sliced_drift(
         of measures. Pitie, Kokaram and Dahyot (2007), Automated colour grading using
         colour distribution transfer.
     """
+    _checks.check_key("key", key)
     pair, dtype = checked_pair(x, y)
     _checks.check_count("num_rotations", num_rotations)
     return _sliced(jr.split(key, num_rotations), pair.x, pair.y).astype(dtype)

@@ -103,6 +103,7 @@ class Flow(eqx.Module):
         self, key: PRNGKeyArray, num: int, condition: ArrayLike | None = None
     ) -> tuple[Float[Array, "num d"], Float[Array, " num"]]:
         """Samples as from `sample`, and log p of each, for one pass of the map."""
+        _checks.check_key("key", key)
         _checks.check_count("num", num)
         shape = (num, self.dim)
         return _sample_and_log_prob(self._under(condition), key, shape, self._dtype())

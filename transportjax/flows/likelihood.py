@@ -99,6 +99,7 @@ def maximum_likelihood(
         Papamakarios et al. (2021), "Normalizing flows for probabilistic modeling and
         inference", section 2.3.
     """
+    _checks.check_key("key", key)
     _checks.check_kind("flow", flow, Flow)
     _checks.check_not_traced("maximum_likelihood", (key, flow, x))
     if state is not None:

@@ -213,6 +213,7 @@ def matching_batch(
         >>> batch.x.shape
         (5, 2)
     """
+    _checks.check_key("key", key)
     x0, x1 = _checks.common_float(("x0", x0), ("x1", x1))
     _checks.check_points("x0", x0)
     _checks.check_points("x1", x1, x0.shape[1])

@@ -70,6 +70,7 @@ class Conditioner(eqx.Module):
         Raises:
             ValueError: counts out of range.
         """
+        _checks.check_key("key", key)
         _checks.check_count("num_inputs", num_inputs, 0)
         for name, count in (
             ("num_outputs", num_outputs),

@@ -66,6 +66,7 @@ class VelocityField(eqx.Module):
         Raises:
             ValueError: sizes out of range.
         """
+        _checks.check_key("key", key)
         _checks.check_count("dim", dim)
         _checks.check_count("num_conditions", num_conditions, 0)
         _checks.check_count("num_waves", num_waves, 0)

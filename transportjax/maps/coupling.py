@@ -82,6 +82,7 @@ class AffineCoupling(AbstractBijection):
         Raises:
             ValueError: sizes out of range.
         """
+        _checks.check_key("key", key)
         split = _checked_split(dim, split, num_conditions)
         _checks.check_number("bound", bound, 0, open_low=True)
         conditioner = Conditioner.create(
@@ -191,6 +192,7 @@ class SplineCoupling(AbstractBijection):
         Raises:
             ValueError: sizes out of range.
         """
+        _checks.check_key("key", key)
         split = _checked_split(dim, split, num_conditions)
         _checks.check_count("num_bins", num_bins, 2)
         _checks.check_number("interval", interval, 0, open_low=True)

@@ -90,6 +90,7 @@ class Householder(AbstractBijection):
         cls, key: PRNGKeyArray, dim: int, *, num: int | None = None
     ) -> "Householder":
         """`num` random reflections (None: `dim` of them) of events of length `dim`."""
+        _checks.check_key("key", key)
         _checks.check_count("dim", dim)
         num = dim if num is None else num
         _checks.check_count("num", num)
@@ -172,6 +173,7 @@ class Cayley(AbstractBijection):
     @classmethod
     def create(cls, key: PRNGKeyArray, dim: int) -> "Cayley":
         """A random rotation or reflection, evenly distributed."""
+        _checks.check_key("key", key)
         _checks.check_count("dim", dim)
         return cls.around(jr.orthogonal(key, dim))
 

@@ -79,6 +79,7 @@ def fit_von_mises_fisher_mixture(
         Banerjee, Dhillon, Ghosh and Sra (2005), Clustering on the unit hypersphere
         using von Mises-Fisher distributions.
     """
+    _checks.check_key("key", key)
     points, w = checked_sample(x, k, weights)
     _checks.check_on_sphere("x", points)
     options = checked_options(num_steps, tolerance, points)

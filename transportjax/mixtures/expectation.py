@@ -83,6 +83,7 @@ def fit_gaussian_mixture(
         Dempster, Laird and Rubin (1977), Maximum likelihood from incomplete data via
         the EM algorithm, section 4.3.
     """
+    _checks.check_key("key", key)
     points, w = checked_sample(x, k, weights)
     _checks.check_choice("covariance", covariance, _CHOICES)
     options = checked_options(num_steps, tolerance, points)

@@ -102,6 +102,7 @@ class GaussianMixture(eqx.Module):
         Raises:
             ValueError: negative weights; `num` < 1.
         """
+        _checks.check_key("key", key)
         return _sample(self, key, num)
 
 

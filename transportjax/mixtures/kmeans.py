@@ -83,6 +83,7 @@ def kmeans(
         Arthur and Vassilvitskii (2007), k-means++: the advantages of careful seeding.
         Lloyd (1982), Least squares quantization in PCM.
     """
+    _checks.check_key("key", key)
     points, w = checked_sample(x, k, weights)
     _checks.check_count("num_steps", num_steps)
     dtype, work = points.dtype, _checks.working_dtype(points.dtype)

@@ -78,6 +78,7 @@ def select_gaussian_mixture(
         Smyth (2000), Model selection for probabilistic clustering using cross-validated
         likelihood.
     """
+    _checks.check_key("key", key)
     given = (key, x, held_out, weights)
     instead = "With a known number of components use `fit_gaussian_mixture`."
     _checks.check_not_traced("select_gaussian_mixture", given, instead)

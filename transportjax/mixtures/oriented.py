@@ -153,6 +153,7 @@ class OrientedMixture(eqx.Module):
         Raises:
             ValueError: negative weights; `num` < 1.
         """
+        _checks.check_key("key", key)
         return _sample(self, key, num)
 
 

@@ -131,6 +131,7 @@ class VonMisesFisherMixture(eqx.Module):
         References:
             Wood (1994), Simulation of the von Mises Fisher distribution.
         """
+        _checks.check_key("key", key)
         return _sample(self, key, num)
 
 

@@ -30,6 +30,7 @@ from transportjax._checks import (
     check_count,
     check_directions,
     check_given,
+    check_key,
     check_number,
     check_points,
 )
@@ -133,6 +134,8 @@ def sliced_barycentre(
         Bonneel, Rabin, Peyré, Pfister (2015), Sliced and Radon Wasserstein barycenters
         of measures, section 3 and its remarks on Newton's method.
     """
+    if key is not None:
+        check_key("key", key)
     arrays, masses, shares, dtype = checked_clouds(clouds, cloud_weights, weights)
     work = arrays[0].dtype
     start = arrays[0] if init is None else as_float("init", init).astype(work)

@@ -25,6 +25,7 @@ from transportjax._checks import (
     as_weights,
     check_costs,
     check_count,
+    check_key,
     check_same_length,
     common_float,
     working_dtype,
@@ -180,6 +181,7 @@ def gaussian_variate(
         Gelbrich (1990), On a formula for the L2 Wasserstein metric between measures on
         Euclidean and Hilbert spaces.
     """
+    check_key("key", key)
     directions, *moments = _moments(x, y, directions, x_weights, y_weights)
     dim = directions.shape[1]
     if num_mean is None:

@@ -19,7 +19,12 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from transportjax._checks import as_float_dtype, check_count, working_dtype
+from transportjax._checks import (
+    as_float_dtype,
+    check_count,
+    check_key,
+    working_dtype,
+)
 
 
 def random_directions(
@@ -45,6 +50,7 @@ def random_directions(
         >>> random_directions(jax.random.key(0), 50, 3).shape
         (50, 3)
     """
+    check_key("key", key)
     return _random(key, num, dim, _check(num, dim, dtype))
 
 
@@ -80,6 +86,7 @@ def orthonormal_directions(
         Rowland, Hron, Tang, Choromanski, Sarlos, Weller (2019), Orthogonal estimation
         of Wasserstein distances.
     """
+    check_key("key", key)
     return _orthonormal(key, num, dim, _check(num, dim, dtype))
 
 
@@ -139,6 +146,8 @@ def spiral_directions(
         Rakhmanov, Saff, Zhou (1994), Minimal discrete energy on the sphere. Nguyen,
         Bariletto, Ho (2024), Quasi-Monte Carlo for 3D sliced Wasserstein.
     """
+    if key is not None:
+        check_key("key", key)
     dtype = _check(num, 3, dtype)
     # Known when traced, so in float64: angles beyond thousands of turns stay exact.
     z = 1 - (2 * np.arange(1, num + 1) - 1) / num
@@ -172,6 +181,8 @@ def half_circle_directions(
         [[ 0.707  0.707]
          [-0.707  0.707]]
     """
+    if key is not None:
+        check_key("key", key)
     dtype = _check(num, 2, dtype)
     return _half_circle(key, num, dtype)
 
@@ -205,6 +216,7 @@ def default_directions(
         >>> default_directions(jax.random.key(0), 64, 3).shape
         (64, 3)
     """
+    check_key("key", key)
     _check(num, dim, dtype)
     if dim == 2:
         return half_circle_directions(num, key=key, dtype=dtype)

@@ -21,6 +21,7 @@ from transportjax._checks import (
     as_float,
     as_weights,
     check_count,
+    check_key,
     check_num_coefficients,
     check_number,
     check_odd,
@@ -135,6 +136,7 @@ class PolynomialSlices(eqx.Module):
         cls, key: PRNGKeyArray, num: int, dim: int, *, degree: int = 3
     ) -> "PolynomialSlices":
         """Slices whose coefficients are uniform on the sphere."""
+        check_key("key", key)
         check_count("num", num)
         check_count("dim", dim)
         check_odd("degree", degree)

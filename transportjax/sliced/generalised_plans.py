@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from transportjax._checks import (
     as_float,
     check_count,
+    check_key,
     check_number,
     check_slices,
 )
@@ -97,6 +98,7 @@ def smoothed_sliced_plan_cost(
         Chapel, Tavenard and Vaiter (2025), Differentiable generalized sliced
         Wasserstein plans, section 4.
     """
+    check_key("key", key)
     (x, y, *masses), dtype = checked_pair(x, y, x_weights, y_weights)
     check_number("scale", scale, 0, open_low=True)
     check_count("num_samples", num_samples)

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from transportjax._checks import (
     as_float,
     check_count,
+    check_key,
     check_num_orthonormal,
     check_number,
 )
@@ -106,6 +107,7 @@ def max_sliced_wasserstein(
         Dai and Seljak (2021), Sliced iterative normalizing flows, section 2.2, for
         several directions.
     """
+    check_key("key", key)
     pair, dtype = checked_pair(x, y, x_weights, y_weights)
     check_num_orthonormal("num", num, pair.x.shape[1])
     check_number("p", p, 1)

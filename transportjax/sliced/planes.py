@@ -16,6 +16,7 @@ from transportjax._checks import (
     as_float,
     as_float_dtype,
     check_count,
+    check_key,
     check_on_sphere,
     check_planes,
     common_float,
@@ -61,6 +62,7 @@ def sphere_planes(
         >>> sphere_planes(jax.random.key(0), 50, 3).shape
         (50, 2, 3)
     """
+    check_key("key", key)
     check_count("num", num)
     check_count("dim", dim, 2)
     kind = as_float_dtype(dtype)
@@ -97,6 +99,7 @@ def random_planes(
         >>> random_planes(jax.random.key(0), 50, 3).shape
         (50, 2, 3)
     """
+    check_key("key", key)
     check_count("num", num)
     check_count("dim", dim, 2)
     plane = functools.partial(orthonormal_directions, num=2, dim=dim, dtype=dtype)

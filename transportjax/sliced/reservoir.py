@@ -32,6 +32,7 @@ from transportjax._checks import (
     check_choice,
     check_count,
     check_directions,
+    check_key,
     check_number,
     working_dtype,
 )
@@ -183,6 +184,7 @@ def reservoir_loss(
         Weighted random sampling with a reservoir: the keys. Cohen, Kaplan (2007),
         Summarizing data using bottom-k sketches: the probabilities p_i.
     """
+    check_key("key", key)
     pair, dtype = checked_pair(x, y, x_weights, y_weights)
     check_directions("state.directions", state.directions, pair.x.shape[1])
     check_count("num_new", num_new)

@@ -11,7 +11,12 @@ from jax.scipy.special import ndtri
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from transportjax._checks import as_float_dtype, check_count, check_dimension
+from transportjax._checks import (
+    as_float_dtype,
+    check_count,
+    check_dimension,
+    check_key,
+)
 
 from .directions import unit_rows, working_dtype
 
@@ -49,6 +54,8 @@ def sobol_directions(
         projections: the direction numbers. Nguyen, Bariletto, Ho (2024), Quasi-Monte
         Carlo for 3D sliced Wasserstein.
     """
+    if key is not None:
+        check_key("key", key)
     check_count("num", num)
     check_count("dim", dim)
     check_dimension("Sobol directions", dim, 1, 21, "`orthonormal_directions`")

@@ -17,6 +17,7 @@ from transportjax._checks import (
     check_count,
     check_directions,
     check_harmonics,
+    check_key,
     check_number,
     check_same_length,
     common_float,
@@ -95,6 +96,7 @@ def sliced_wasserstein_estimate(
         lower and the upper one. Rowland et al. (2019), Orthogonal estimation of
         Wasserstein distances.
     """
+    check_key("key", key)
     pair, dtype = checked_pair(x, y, x_weights, y_weights)
     check_count("num", num, 2)
     check_number("p", p, 1)

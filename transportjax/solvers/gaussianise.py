@@ -15,6 +15,7 @@ from transportjax._checks import (
     as_weights,
     check_continuous,
     check_count,
+    check_key,
     check_number,
     check_points,
     check_share,
@@ -144,6 +145,7 @@ def gaussianise(
         random rotations". Dai and Seljak, 2021, "Sliced iterative normalizing flows",
         section 3 (GIS).
     """
+    check_key("key", key)
     check_continuous("source", source)
     source = as_float("source", source)
     dtype, source = source.dtype, source.astype(working_dtype(source.dtype))

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from transportjax._checks import (
     as_weights,
     check_count,
+    check_key,
     check_number,
     check_points,
     common_float,
@@ -93,6 +94,7 @@ def idt(
         transfer and its application to colour transfer", algorithm 1; 2007, "Automated
         colour grading using colour distribution transfer".
     """
+    check_key("key", key)
     source, target = common_float(("source", source), ("target", target))
     check_points("source", source)
     check_points("target", target, source.shape[1])

@@ -140,6 +140,7 @@ def minimise(
         >>> bool(result.stats["loss"][-1] < result.stats["loss"][0])
         True
     """
+    _checks.check_key("key", key)
     _check_options(num_steps, block, held_out, patience)
     _checks.check_not_traced("minimise", (key, model, data, held_out))
     _checks.check_optimiser("optimiser", optimiser)

@@ -12,6 +12,7 @@ from transportjax._checks import (
     as_float,
     as_weights,
     check_count,
+    check_key,
     check_number,
     check_points,
     common_float,
@@ -105,6 +106,7 @@ def sliced_flow(
         Liutkus, Simsekli, Majewski, Durmus, Stoeter (2019), Sliced-Wasserstein flows:
         nonparametric generative modeling via optimal transport and diffusions.
     """
+    check_key("key", key)
     source, target = common_float(("source", source), ("target", target))
     check_points("source", source)
     check_points("target", target, source.shape[1])
