@@ -131,8 +131,8 @@ def fit_flow(
         Rothfuss, Ferreira, Boehm, Walther, Ulrich, Asfour and Krause (2019), "Noise
         regularization for conditional density estimation".
     """
-    _checks.check_key("key", key)
     _checks.check_not_traced("fit_flow", (key, x, weights, held_out))
+    _checks.check_key("key", key)
     # not after the first fits, which may take long
     _checks.check_count("num_steps", num_steps)
     _checks.check_count("patience", patience)

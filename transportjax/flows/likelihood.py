@@ -99,9 +99,9 @@ def maximum_likelihood(
         Papamakarios et al. (2021), "Normalizing flows for probabilistic modeling and
         inference", section 2.3.
     """
-    _checks.check_key("key", key)
     _checks.check_kind("flow", flow, Flow)
     _checks.check_not_traced("maximum_likelihood", (key, flow, x))
+    _checks.check_key("key", key)
     if state is not None:
         _checks.check_kind("state", state, MinimiseState)
     if conditions is None:

@@ -140,9 +140,9 @@ def minimise(
         >>> bool(result.stats["loss"][-1] < result.stats["loss"][0])
         True
     """
-    _checks.check_key("key", key)
     _check_options(num_steps, block, held_out, patience)
     _checks.check_not_traced("minimise", (key, model, data, held_out))
+    _checks.check_key("key", key)
     _checks.check_optimiser("optimiser", optimiser)
     data, held_out = jax.tree.map(jnp.asarray, (data, held_out))
     num_rows = _checks.check_rows_alike("data", jax.tree.leaves(data))
