@@ -306,3 +306,23 @@ def test_bad_input_is_named(user_errors):
     for match, call in cases:
         with pytest.raises(ValueError, match=match):
             call()
+
+
+class Sheared(tm.AbstractBijection):
+    """A map of a user, with a network whose activations are leaves, but no arrays."""
+
+    network: eqx.nn.MLP
+
+    def transform_and_log_det(self, x):
+        return x.at[1].add(self.network(x[:1])), jnp.zeros(())
+
+    def inverse_and_log_det(self, y):
+        return y.at[1].add(-self.network(y[:1])), jnp.zeros(())
+
+
+def test_networks_of_equinox_in_a_map_of_ones_own():
+    map = Sheared(eqx.nn.MLP(1, "scalar", 4, 1, key=jr.key(0)))
+    flow = Flow(tm.Chain((map, map)), 2)
+    x, log_prob = flow.sample_and_log_prob(jr.key(1), 5)
+    assert_close(jax.vmap(flow.log_prob)(x), log_prob)
+    assert_close(eqx.filter_jit(flow.sample)(jr.key(1), 5), x)

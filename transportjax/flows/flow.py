@@ -1,6 +1,5 @@
 """A density and a sampler from one map."""
 
-import functools
 import math
 
 import equinox as eqx
@@ -118,7 +117,7 @@ class Flow(eqx.Module):
         return jnp.result_type(*(dtypes or [float]))
 
 
-@jax.jit
+@eqx.filter_jit
 def _log_prob(map: AbstractBijection, x: Float[Array, " d"]) -> Float[Array, ""]:
     is_outside, inside = _outside(map, x)
     # in place of it one of the inside, so that no derivative is NaN
@@ -126,7 +125,7 @@ def _log_prob(map: AbstractBijection, x: Float[Array, " d"]) -> Float[Array, ""]
     return jnp.where(is_outside, -jnp.inf, normal_log_prob(z) + log_det)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@eqx.filter_jit
 def _sample_and_log_prob(
     map: AbstractBijection, key: PRNGKeyArray, shape: tuple[int, int], dtype: jnp.dtype
 ) -> tuple[Float[Array, "num d"], Float[Array, " num"]]:

@@ -87,7 +87,7 @@ def _compiled(method: Callable[[M, Array], tuple[Array, Array]]) -> Any:
 
     Each call of a loop such as `lax.scan` would be a new one to the compiler.
     """
-    return jax.jit(method)
+    return eqx.filter_jit(method)
 
 
 def zero_log_det(x: Array) -> Array:
