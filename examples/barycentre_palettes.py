@@ -22,11 +22,12 @@ from transportjax.sliced import sliced_barycentre
 FOLDER = pathlib.Path(__file__).parent
 OUTPUT = FOLDER / "output" / "barycentre_palettes.png"
 SIDE = 4  # pictures along an edge of the triangle
-NUM_COLOURS = 4096
+NUM_COLOURS = 2048
 
 
 def photograph(name):
-    return np.asarray(Image.open(FOLDER / "pictures" / name).convert("RGB")) / 255.0
+    with Image.open(FOLDER / "pictures" / name) as image:
+        return np.asarray(image.convert("RGB").resize((360, 270))) / 255.0
 
 
 def sunset(rng, h=180, w=240):
@@ -79,18 +80,18 @@ def main():
         [rng.choice(p.reshape(-1, 3), NUM_COLOURS, replace=False) for p in pictures]
     ).astype(np.float32)
     weights, places = triangle()
-    directions = tj.default_directions(jr.key(0), 64, 3)
+    directions = tj.default_directions(jr.key(0), 32, 3)
 
     def between(clouds, weights):
         return sliced_barycentre(clouds, weights, directions=directions).points
 
-    palettes = jax.jit(jax.vmap(between, (None, 0)))(clouds, weights)
+    palettes = np.asarray(jax.jit(jax.vmap(between, (None, 0)))(clouds, weights))
 
     figure = plt.figure(figsize=(15, 13.4))
     width, height = 0.96 / SIDE, 0.94 / SIDE
     for share, (x, y), palette in zip(weights, places, palettes, strict=True):
         palette = np.clip(palette, 0, 1)
-        graded = tj.colour_transfer(scene, palette.reshape(64, -1, 3))
+        graded = tj.colour_transfer(scene, palette.reshape(32, -1, 3))
         graded = restore_grain(scene, graded)
         left = 0.02 + x * width + 0.006
         bottom = 0.97 - (y + 1) * height

@@ -18,6 +18,7 @@ from transportjax.sliced import gaussian_start, radon_barycentre, sliced_barycen
 
 OUTPUT = pathlib.Path(__file__).parent / "output" / "barycentre_shapes.png"
 SIDE = 5  # shapes along an edge of the triangle
+POINTS = 3000
 COLOURS = np.array([[0.86, 0.13, 0.33], [0.95, 0.66, 0.10], [0.08, 0.42, 0.72]])
 
 
@@ -65,14 +66,14 @@ def triangle():
 def main():
     shapes, rng = (heart, star, moon), np.random.default_rng(0)
     weights, places = triangle()
-    clouds = np.stack([cloud(shape, 3000, rng) for shape in shapes])
-    directions = tj.half_circle_directions(48)
-    start = gaussian_start(jr.key(0), clouds, 3000)
+    clouds = np.stack([cloud(shape, POINTS, rng) for shape in shapes])
+    directions = tj.half_circle_directions(32)
+    start = gaussian_start(jr.key(0), clouds, POINTS)
 
     # what does not depend on the weights, the sorted shapes, is found once for all
     def points_between(clouds, weights):
         result = sliced_barycentre(
-            clouds, weights, directions=directions, init=start, num_steps=200
+            clouds, weights, directions=directions, init=start, num_steps=100
         )
         return result.points, result.step_norm[-1]
 
@@ -83,7 +84,7 @@ def main():
     figure, axes = plt.subplots(1, 2, figsize=(16, 7.4), layout="constrained")
     figure.set_facecolor("white")
     for place, share, cloud_, density in zip(
-        places, weights, points, densities, strict=True
+        places, weights, np.asarray(points), np.asarray(densities), strict=True
     ):
         colour = share @ COLOURS
         axes[0].scatter(*(cloud_ + place).T, s=1.2, color=colour, linewidths=0)
@@ -91,7 +92,7 @@ def main():
         extent = [place[0] - 1.3, place[0] + 1.3, place[1] - 1.3, place[1] + 1.3]
         rgba = np.concatenate([np.broadcast_to(colour, (128, 128, 3)), ink], -1)
         axes[1].imshow(rgba, extent=extent, interpolation="bilinear")
-    axes[0].set_title("sliced barycentres of clouds of 3000 points")
+    axes[0].set_title(f"sliced barycentres of clouds of {POINTS} points")
     axes[1].set_title("Radon barycentres of pictures of 128 x 128 pixels")
     for panel in axes:
         panel.set(aspect="equal", xlim=(-1.4, 10.6), ylim=(-1.4, 9.6))

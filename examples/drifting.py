@@ -14,6 +14,7 @@ between the squares of the checkerboard is too little mass to count in that dist
 Writes examples/output/drifting.png.
 """
 
+import functools
 import pathlib
 
 import jax
@@ -50,6 +51,7 @@ def checkerboard(key, n):
     return 2 / 2.3 * (corner + jr.uniform(keys[2], (n, 2)))
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def made(network, key, n):
     """Samples of the network."""
     keys = jr.split(key)
@@ -88,9 +90,10 @@ def train(data, look):
     ).model
 
 
+@jax.jit
 def distance(x, y):
     """The sliced W2, a length."""
-    return float(tj.sliced_wasserstein(x, y, DIRECTIONS)) ** 0.5
+    return tj.sliced_wasserstein(x, y, DIRECTIONS) ** 0.5
 
 
 def distances(sample, other, num_pairs):
@@ -137,7 +140,7 @@ def main():
 
 
 def draw(panel, points, title):
-    panel.scatter(*points.T, s=1.5, alpha=0.5, linewidths=0)
+    panel.scatter(*np.asarray(points).T, s=1.5, alpha=0.5, linewidths=0)
     panel.set(xlim=(-2.3, 2.3), ylim=(-2.3, 2.3), aspect="equal", title=title)
     panel.set(xticks=[], yticks=[])
 

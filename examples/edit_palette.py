@@ -34,7 +34,7 @@ def main():
         row, column = 2 * (index // 2), index % 2
         axes[row, column].imshow(shown)
         axes[row, column].set_title(name)
-        colours, shares = picture_palette(shown)
+        colours, shares = picture_palette(shown, num_colours=20)  # as the edits do
         # a strip in which each colour takes as much room as in the picture
         places = np.searchsorted(np.cumsum(shares), np.linspace(0, 0.999, 600))
         axes[row + 1, column].imshow(colours[places][None], aspect="auto")

@@ -3,18 +3,21 @@
 Writes examples/output/idt_2d.png.
 """
 
+import functools
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import matplotlib.pyplot as plt
+import numpy as np
 
 import transportjax as tj
 
 OUTPUT = pathlib.Path(__file__).parent / "output" / "idt_2d.png"
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def spiral(key, n):
     key_angle, key_noise = jr.split(key)
     angle = 3 * jnp.pi * jnp.sqrt(jr.uniform(key_angle, (n,), minval=0.03))
@@ -24,17 +27,17 @@ def spiral(key, n):
 
 def main():
     n = 6000
-    source = jr.normal(jr.key(0), (n, 2))
-    target = spiral(jr.key(1), n)
+    source = np.asarray(jr.normal(jr.key(0), (n, 2)))
+    target = np.asarray(spiral(jr.key(1), n))
     solution = tj.idt(source, target, key=jr.key(2), num_steps=24)
 
-    colour = jnp.arctan2(source[:, 1], source[:, 0])
+    colour = np.arctan2(source[:, 1], source[:, 0])
     shown = (0, 1, 2, 4, 8, 24)
     figure, axes = plt.subplots(2, 4, figsize=(14, 7), layout="constrained")
     frame = {"s": 2, "cmap": "hsv", "linewidths": 0}
     for panel, steps in zip(axes.flat, shown, strict=False):
         points = jax.vmap(solution.map[:steps])(source) if steps else source
-        panel.scatter(*points.T, c=colour, **frame)
+        panel.scatter(*np.asarray(points).T, c=colour, **frame)
         panel.set_title(f"after step {steps}" if steps else "source")
     axes[1, 2].scatter(*target.T, color="0.4", s=2, linewidths=0)
     axes[1, 2].set_title("target")

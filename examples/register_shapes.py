@@ -65,13 +65,13 @@ def plane(axes, rng):
     fitted = fit_shape_map(Shape(source), Shape(target), warp="tps")
 
     titles = ("a leaf, and another one in dust", "half way", "a thin plate spline")
-    lines = np.linspace(-2.4, 2.4, 17)
-    dense = np.linspace(-2.4, 2.4, 100)
+    lines, dense = np.linspace(-2.4, 2.4, 17), np.linspace(-2.4, 2.4, 100)
+    across = np.stack(np.meshgrid(dense, lines), axis=-1)
+    grid = np.concatenate([across, across[..., ::-1]])
     for panel, share, title in zip(axes, (0, 0.5, 1), titles, strict=True):
         part = fitted.part(share)
-        for line in lines:
-            for grid in ((dense, 0 * dense + line), (0 * dense + line, dense)):
-                panel.plot(*part(np.stack(grid, axis=1)).T, color="0.85", lw=0.7)
+        bent = part(grid.reshape(-1, 2)).reshape(grid.shape)
+        panel.plot(*bent.T, color="0.85", lw=0.7)
         panel.scatter(*target.T, s=26, color=TARGET, alpha=0.45, lw=0)
         panel.scatter(*part(source).T, s=7, color=SOURCE, lw=0)
         panel.set_title(title)

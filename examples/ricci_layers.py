@@ -10,6 +10,7 @@ over the layers (overall) and over the points of a layer (local).
 Writes examples/output/ricci_layers.png.
 """
 
+import functools
 import pathlib
 
 import jax
@@ -26,6 +27,7 @@ OUTPUT = pathlib.Path(__file__).parent / "output" / "ricci_layers.png"
 POINTS, NEIGHBOURS, LAYERS = 800, 20, 8
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def pinwheel(key, n, arms=5):
     keys = jr.split(key, 3)
     radius = 0.35 + 1.9 * jr.uniform(keys[0], (n,))
@@ -65,7 +67,7 @@ def matching(data):
 def main():
     data = pinwheel(jr.key(0), 8000)
     noise = jr.normal(jr.key(7), (POINTS, 2))
-    hue = jnp.arctan2(noise[:, 1], noise[:, 0])
+    hue = np.arctan2(noise[:, 1], noise[:, 0])
     fits = {
         "IDT": transfers,
         "spline couplings": couplings,
@@ -79,7 +81,7 @@ def main():
         width_ratios=(1, 1, 1, 1, 1.4, 1.2),
     )
     for (name, fit), row in zip(fits.items(), axes, strict=True):
-        clouds = diagnostics.layer_outputs(fit(data), noise)
+        clouds = np.asarray(diagnostics.layer_outputs(fit(data), noise))
         found = diagnostics.ricci_coefficients(clouds, NEIGHBOURS)
         draw_clouds(row[:4], clouds, hue)
         row[0].set_ylabel(name, fontsize=13)
@@ -110,7 +112,7 @@ def draw_graphs(panel, found):
 def draw_layers(panel, found, clouds):
     panel.bar(np.arange(1, len(clouds)), found.layers, color="C2")
     panel.axhline(0, color="0.5", linewidth=0.8)
-    share = float(jax.jit(diagnostics.straightness)(clouds).mean())
+    share = float(diagnostics.straightness(clouds).mean())
     panel.set(xlabel="layer", ylabel="local Ricci coefficient", ylim=(-0.5, 0.5))
     panel.set_title(f"straightness of the ways {share:.2f}")
 

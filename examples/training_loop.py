@@ -8,6 +8,7 @@ so that the network is not asked for one thing now and for another next time.
 Writes examples/output/training_loop.png.
 """
 
+import functools
 import pathlib
 
 import equinox as eqx
@@ -15,14 +16,16 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import matplotlib.pyplot as plt
+import numpy as np
 import optax
 
 import transportjax as tj
 
 OUTPUT = pathlib.Path(__file__).parent / "output" / "training_loop.png"
-BATCH = 1024
+BATCH, STEPS = 1024, 700
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def moons(key, n):
     key_angle, key_side, key_noise = jr.split(key, 3)
     angle = jnp.pi * jr.uniform(key_angle, (n,))
@@ -33,7 +36,7 @@ def moons(key, n):
 
 def main():
     network = eqx.nn.MLP(2, 2, 128, 3, jax.nn.silu, key=jr.key(0))
-    optimiser = optax.adam(optax.cosine_decay_schedule(3e-3, 1000))
+    optimiser = optax.adam(optax.cosine_decay_schedule(3e-3, STEPS))
 
     def loss(network, noise, data, key):
         made = jax.vmap(network)(noise)
@@ -63,7 +66,7 @@ def main():
             return (eqx.apply_updates(arrays, update), state), value
 
         (arrays, state), losses = jax.lax.scan(
-            step, (arrays, state), jr.split(key, 1000)
+            step, (arrays, state), jr.split(key, STEPS)
         )
         return eqx.combine(arrays, static), losses
 
@@ -79,7 +82,7 @@ def main():
     for panel, points, name in zip(
         axes, (data, made), ("data", "made in one step"), strict=False
     ):
-        panel.scatter(*points.T, s=2, alpha=0.6)
+        panel.scatter(*np.asarray(points).T, s=2, alpha=0.6)
         panel.set(title=name, xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
     axes[2].semilogy(losses)
     axes[2].set(title="squared displacement asked for by IDT", xlabel="training step")

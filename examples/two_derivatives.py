@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import matplotlib.pyplot as plt
+import numpy as np
 import optax
 
 import transportjax as tj
@@ -27,7 +28,7 @@ WANTED_COV = jnp.array([[0.5, -0.4], [-0.4, 1.5]])
 
 def hold_the_map(source, target):
     """Gradients of the height of the moved points, with respect to the source."""
-    solution = tj.idt(source, target, key=jr.key(2), num_steps=8, num_bins=16)
+    solution = tj.idt(source, target, key=jr.key(2), num_steps=6, num_bins=32)
     held = jax.lax.stop_gradient(solution.map)
 
     def height(x):
@@ -42,7 +43,7 @@ def learn_the_target(source, start):
     def transferred(parameters):
         stretch, shift = parameters
         target = start @ stretch + shift
-        return tj.idt(source, target, key=jr.key(3), num_steps=6, num_bins=64).points
+        return tj.idt(source, target, key=jr.key(3), num_steps=6, num_bins=32).points
 
     def loss(parameters):
         moved = transferred(parameters)
@@ -61,7 +62,7 @@ def learn_the_target(source, start):
 
     parameters = (jnp.eye(2), jnp.zeros(2))
     carry = parameters, optimiser.init(parameters)
-    (learned, _), losses = jax.lax.scan(step, carry, length=200)
+    (learned, _), losses = jax.lax.scan(step, carry, length=150)
     return transferred(parameters), transferred(learned), losses
 
 
@@ -73,17 +74,17 @@ def ellipse(mean, cov):
 
 
 def main():
-    source = jr.normal(jr.key(0), (1500, 2))
-    target = jr.normal(jr.key(1), (1200, 2)) @ jnp.array([[1.2, 0.9], [0.0, 0.4]])
+    source = jr.normal(jr.key(0), (1000, 2))
+    target = jr.normal(jr.key(1), (800, 2)) @ jnp.array([[1.2, 0.9], [0.0, 0.4]])
     gradient, moved = hold_the_map(source, target)
-    start = 0.8 * jr.normal(jr.key(4), (1200, 2))
+    start = 0.8 * jr.normal(jr.key(4), (800, 2))
     before, after, losses = learn_the_target(source, start)
 
     figure, axes = plt.subplots(1, 4, figsize=(16, 4.2), layout="constrained")
-    axes[0].scatter(*source.T, s=4, c=moved[:, 1], cmap="viridis")
+    axes[0].scatter(*np.asarray(source).T, s=4, c=moved[:, 1], cmap="viridis")
     few = slice(0, 200)
     arrows = {"angles": "xy", "scale_units": "xy", "scale": 2, "width": 0.003}
-    axes[0].quiver(*source[few].T, *gradient[few].T, **arrows)
+    axes[0].quiver(*np.asarray(source[few]).T, *np.asarray(gradient[few]).T, **arrows)
     axes[0].set_title(
         "held map: where the source must go\nfor the moved points to rise"
     )
@@ -91,7 +92,7 @@ def main():
         (axes[1], before, "source, transferred\nbefore learning the target"),
         (axes[2], after, "source, transferred\nto the learned target"),
     ):
-        panel.scatter(*points.T, s=3, color="0.5")
+        panel.scatter(*np.asarray(points).T, s=3, color="0.5")
         panel.plot(*ellipse(WANTED_MEAN, WANTED_COV), "C3", label="wanted, 2 s.d.")
         panel.set_title(name)
         panel.legend(loc="lower left")
