@@ -48,9 +48,12 @@ def main():
     trace.set(title="mean squared W2 along the axes", xlabel="step")
     OUTPUT.parent.mkdir(exist_ok=True)
     figure.savefig(OUTPUT, dpi=110)
+    # points that the map squeezes through a gap of the target do not come back exactly
     back = jax.vmap(solution.map.inverse)(solution.points)
+    error = np.linalg.norm(np.asarray(back) - source, axis=1)
     print(
-        f"largest round-trip error {float(abs(back - source).max()):.1e}; see {OUTPUT}"
+        f"round-trip error: median {np.median(error):.0e}, of one point in ten more "
+        f"than {np.quantile(error, 0.9):.0e}; see {OUTPUT}"
     )
 
 
