@@ -107,6 +107,7 @@ def two_sample_test(
     return TwoSampleTest(*(x.astype(dtype) for x in (value, null, p_value)))
 
 
+@jax.jit
 def _p_value(value: Array, null: Array) -> Array:
     """The share of divisions, with that of the clouds, of a value as large.
 
